@@ -1,0 +1,1 @@
+"""What is known about each entity: packed rows, window aggregates, durable stores."""

@@ -1,0 +1,1 @@
+"""Events in: simulators, replay, arrival processes and the latency report."""

@@ -1,0 +1,1 @@
+"""Avro schemas, and the codec between record bytes and columns."""
