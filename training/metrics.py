@@ -1,0 +1,85 @@
+"""The published measures of both datasets, in numpy alone so that the parity runs need no scikit-learn."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
+
+
+def _steps(truth: Ints, score: Floats) -> tuple[Floats, Floats]:
+    """Return frauds and others found at each distinct score, highest first, as running totals."""
+    order = np.argsort(-score, kind="stable")
+    last_of_a_tie = np.append(np.nonzero(np.diff(score[order]))[0], len(score) - 1)
+    found = np.cumsum(truth[order] > 0)[last_of_a_tie].astype(np.float64)
+    return found, (last_of_a_tie + 1) - found
+
+
+def auc(truth: Ints, score: Floats) -> float:
+    """Area under the ROC curve. truth: (n,) 0/1 with both values present; score: (n,) finite."""
+    found, false = _steps(truth, score)
+    return float(
+        np.trapezoid(np.append(0, found) / found[-1], np.append(0, false) / false[-1])  # ties share a step
+    )
+
+
+def average_precision(truth: Ints, score: Floats) -> float:
+    """Sum over distinct scores of (recall gained) x precision; scikit-learn's definition."""
+    found, false = _steps(truth, score)
+    return float(np.sum(np.diff(np.append(0, found)) / found[-1] * found / (found + false)))
+
+
+def card_precision(day: Ints, customer: Ints, truth: Ints, score: Floats, top: int = 100) -> float:
+    """Mean over days of the share of frauds among the `top` cards of the day; the book's CP@k.
+
+    A card's score is its highest of the day; a card that was found on an earlier day no longer takes part.
+    """
+    found: Ints = np.zeros(0, customer.dtype)
+    shares = []
+    for today in np.unique(day):
+        rows = (day == today) & ~np.isin(customer, found)
+        cards, of = np.unique(customer[rows], return_inverse=True)
+        highest = np.full(len(cards), -np.inf)
+        np.maximum.at(highest, of, score[rows])
+        frauds = np.zeros(len(cards), bool)
+        np.logical_or.at(frauds, of, truth[rows] > 0)
+        best = np.argsort(-highest, kind="stable")[:top]
+        found = np.union1d(found, cards[best][frauds[best]])
+        shares.append(frauds[best].sum() / top)
+    return float(np.mean(shares))
+
+
+def kept_test_rows(
+    day: Ints, customer: Ints, truth: Ints, *, train_day: int, train_days: int = 7, delay_days: int = 7
+) -> Bools:
+    """Return which rows belong to the test week after cards known as defrauded are left out.
+
+    On test day k a card is known when it had a fraud in the training week or on any day up to
+    `delay_days` + 1 before that test day. The test week is the seven days after training and delay.
+
+    Args:
+        day: (n,) day number of each row, in any numbering.
+        customer, truth: (n,) card and 0/1 label.
+        train_day: number of the first training day.
+    """
+    kept = np.zeros(len(day), bool)
+    for k in range(7):
+        test_day = train_day + train_days + delay_days + k
+        knowable = (day >= train_day) & (day < max(train_day + train_days, test_day - delay_days))
+        known = np.unique(customer[knowable & (truth > 0)])
+        kept |= (day == test_day) & ~np.isin(customer, known)
+    return kept
+
+
+def rmse(truth: Floats, predicted: Floats) -> float:
+    """Root mean squared error, in the unit of the truth."""
+    return float(np.sqrt(np.mean((predicted.astype(np.float64) - truth) ** 2)))
+
+
+def cmapss_score(truth: Floats, predicted: Floats) -> float:
+    """The PHM08 score: late predictions (d > 0) cost exp(d/10) - 1, early ones exp(-d/13) - 1; a sum."""
+    late = predicted.astype(np.float64) - truth
+    return float(np.sum(np.where(late < 0, np.expm1(-late / 13), np.expm1(late / 10))))

@@ -1,0 +1,124 @@
+"""Writes one folder of the model repository: model.onnx, model.yaml, golden.npz."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import yaml
+from numpy.typing import NDArray
+
+REPOSITORY = Path(__file__).resolve().parent.parent / "models"
+LARGEST_BYTES = 3_000_000
+
+
+def score(
+    model: onnx.ModelProto | bytes | Path, rows: NDArray[np.float32], output: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Return the scores (n,) of ONNX Runtime on the CPU for a model with one input.
+
+    Args:
+        model: the graph, its bytes or its file.
+        rows: (n, ...) float32, the input tensor.
+        output: `tensor` and `column` (None for (n,) or (n, 1)), as in model.yaml.
+    """
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    (found,) = session.run([output["tensor"]], {session.get_inputs()[0].name: rows})
+    column = 0 if output["column"] is None else output["column"]
+    scores: NDArray[np.float32] = found.reshape(len(rows), -1)[:, column]
+    return scores
+
+
+def worst_batch_effect(
+    model: onnx.ModelProto, rows: NDArray[np.float32], output: dict[str, Any], sizes: tuple[int, ...]
+) -> float:
+    """Return the largest difference a row's score shows between one big batch and batches of `sizes`."""
+    whole = score(model, rows, output)
+    worst = 0.0
+    for size in sizes:
+        for begin in range(0, len(rows), size):
+            part = score(model, rows[begin : begin + size], output)
+            worst = max(worst, float(np.abs(part - whole[begin : begin + size]).max()))
+    return worst
+
+
+def reference_of(features: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, dict[str, float]]:
+    """Return mean, std, p01, p50 and p99 per column of the training rows (n, len(features))."""
+    exact = rows.astype(np.float64)
+    described = {}
+    for name, column in zip(features, exact.T, strict=True):
+        p01, p50, p99 = np.percentile(column, [1, 50, 99])
+        values = {"mean": column.mean(), "std": column.std(), "p01": p01, "p50": p50, "p99": p99}
+        described[name] = {key: round(float(value), 6) for key, value in values.items()}
+    return described
+
+
+def write(
+    model: onnx.ModelProto,
+    about: dict[str, Any],
+    golden: NDArray[np.float32],
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> Path:
+    """Write the folder NAME/VERSION of the repository and return it.
+
+    Args:
+        model: a checked graph with one input.
+        about: model.yaml without `file` and `sha256`, keys in the order they are to be written.
+        golden: (16..64, ...) synthetic input rows; what the graph says of them on the CPU is kept beside.
+        rtol, atol: how far another device may be from that.
+    """
+    onnx.checker.check_model(model, full_check=True)
+    data = model.SerializeToString()
+    if len(data) > LARGEST_BYTES:
+        raise ValueError(f"{about['name']} is {len(data):,} bytes, more than {LARGEST_BYTES:,}")
+    folder = REPOSITORY / about["name"] / about["version"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(data)
+    head = {key: about[key] for key in ("name", "version", "description")}
+    file = {"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest()}
+    text = yaml.safe_dump(head | file | about, sort_keys=False, width=110, default_flow_style=None)
+    (folder / "model.yaml").write_text(text)
+    np.savez(
+        folder / "golden.npz",
+        **{about["inputs"][0]["tensor"]: golden},
+        expected=score(data, golden, about["output"]),
+        rtol=np.float64(rtol),
+        atol=np.float64(atol),
+    )
+    return folder
+
+
+def golden_from(
+    features: tuple[str, ...],
+    reference: dict[str, dict[str, float]],
+    *,
+    whole: tuple[str, ...],
+    rows: int,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Return (rows, features) made-up rows that spread over p01..p99 of each column and a little beyond.
+
+    The data may not be redistributed, so no golden row is taken from it: each column is drawn by itself
+    from a line through its three percentiles, and one row in four sits at an extreme.
+
+    Args:
+        whole: columns that hold counts or flags, rounded to whole numbers.
+    """
+    random = np.random.default_rng(seed)
+    made = np.empty((rows, len(features)))
+    for at, name in enumerate(features):
+        column = reference[name]
+        place = random.random(rows)
+        place[::4] = random.choice([0.0, 1.0], len(place[::4]))
+        made[:, at] = np.interp(place, [0, 0.5, 1], [column["p01"], column["p50"], column["p99"]])
+        made[:, at] *= random.uniform(0.8, 1.25, rows)
+        if name in whole:
+            made[:, at] = np.round(made[:, at])
+    return made.astype(np.float32)
