@@ -1,0 +1,127 @@
+"""Reads a pipeline file into frozen dataclasses, or stops with one line that says what is wrong where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from worker.cross_checks import cross_check
+from worker.pipeline_types import (
+    Admin,
+    Aggregate,
+    Batching,
+    CalendarFeature,
+    DeadLetterPolicy,
+    Decision,
+    Delivery,
+    Feature,
+    FieldFeature,
+    Kafka,
+    LookupFeature,
+    ModelRef,
+    Outputs,
+    Pipeline,
+    SequenceFeature,
+    Source,
+    State,
+    WindowFeature,
+    Wire,
+)
+from worker.typed_yaml import parse
+from worker.yaml_lines import ConfigError, Document, KeyPath, read_yaml, show
+
+__all__ = [
+    "Admin",
+    "Aggregate",
+    "Batching",
+    "CalendarFeature",
+    "ConfigError",
+    "DeadLetterPolicy",
+    "Decision",
+    "Delivery",
+    "Feature",
+    "FieldFeature",
+    "Kafka",
+    "LookupFeature",
+    "ModelRef",
+    "Outputs",
+    "Pipeline",
+    "SequenceFeature",
+    "Source",
+    "State",
+    "WindowFeature",
+    "Wire",
+    "feature_names",
+    "load_pipeline",
+    "sequence_names",
+]
+
+PIPELINE: TypeAdapter[Pipeline] = TypeAdapter(Pipeline)
+
+
+def load_pipeline(path: Path, env: Mapping[str, str] = os.environ) -> Pipeline:
+    """Read, expand and check one pipeline file, and the files it looks things up in.
+
+    Raises:
+        ConfigError: one line, `FILE:LINE: key.path: found X, expected Y`; the first mistake by line.
+    """
+    return _load(Path(path), env, ())
+
+
+def _load(path: Path, env: Mapping[str, str], readers: tuple[Path, ...]) -> Pipeline:
+    document = read_yaml(path, env)
+    pipeline = parse(document, PIPELINE, path=path, secrets=document.secrets)
+    others = {
+        name: _lookup(document, name, feature, env, (*readers, path.resolve()))
+        for name, feature in pipeline.features.items()
+        if isinstance(feature, LookupFeature)
+    }
+    cross_check(pipeline, document, others)
+    return pipeline
+
+
+def _lookup(
+    document: Document, name: str, feature: LookupFeature, env: Mapping[str, str], readers: tuple[Path, ...]
+) -> Pipeline:
+    at: KeyPath = ("features", name, "pipeline")
+    if not feature.pipeline.is_file():
+        raise document.error(at, show(str(feature.pipeline)), "a pipeline file")
+    if feature.pipeline.resolve() in readers:
+        raise document.error(at, show(str(feature.pipeline)), "a pipeline that does not look things up here")
+    return _load(feature.pipeline, env, readers)
+
+
+def feature_names(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names of all scalar feature columns the pipeline can produce, in the order of the file.
+
+    Event features by name, windows `GROUP.AGGREGATE_WINDOW`, lookups `NAME.AGGREGATE_WINDOW` with the
+    aggregates and windows of the other file.
+
+    Raises:
+        ConfigError: the file of a lookup does not load.
+    """
+    return [name for key, feature in pipeline.features.items() for name in _names(key, feature, env)]
+
+
+def _names(name: str, feature: Feature, env: Mapping[str, str]) -> Iterator[str]:
+    if isinstance(feature, FieldFeature | CalendarFeature):
+        yield name
+    elif isinstance(feature, WindowFeature):
+        yield from window_names(name, feature)
+    elif isinstance(feature, LookupFeature):
+        group = load_pipeline(feature.pipeline, env).features[feature.group]
+        assert isinstance(group, WindowFeature)  # load_pipeline checked it
+        yield from window_names(name, group)
+
+
+def window_names(name: str, feature: WindowFeature) -> list[str]:
+    """Return the columns of a window group: per window, each aggregate; `customer.count_1d`."""
+    return [f"{name}.{aggregate}_{label}" for label in feature.windows for aggregate in feature.aggregates]
+
+
+def sequence_names(pipeline: Pipeline) -> list[str]:
+    """Return the names of the sequences the pipeline can produce, in the order of the file."""
+    return [name for name, feature in pipeline.features.items() if isinstance(feature, SequenceFeature)]

@@ -1,0 +1,441 @@
+"""What a pipeline file may say: its sections as frozen dataclasses, one field a key.
+
+A field is named like its key, with the unit appended where the file writes a duration: the key
+`commit_interval: 100ms` is the field `commit_interval_ms = 100`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import WithJsonSchema as Written
+from pydantic.dataclasses import dataclass
+
+from worker.key_types import (
+    FEATURE_NAME,
+    NAME,
+    STORE,
+    UNITS_US,
+    DurationMs,
+    DurationUs,
+    FieldName,
+    Flag,
+    Int,
+    Number,
+    PathInFile,
+    SizeBytes,
+    Text,
+    Topic,
+    WaitMs,
+    Window,
+    parse_duration_us,
+    property_text,
+    write_duration,
+    wrong,
+)
+
+RESERVED_PROPERTIES: Mapping[str, str] = {
+    "bootstrap.servers": "kafka.bootstrap",
+    "metadata.broker.list": "kafka.bootstrap",
+    "group.id": "kafka.group",
+    "group.protocol": "kafka.protocol",
+    "partition.assignment.strategy": "kafka.protocol",
+    "auto.offset.reset": "source.start",
+    "partitioner": "source.partitioner",
+    "transactional.id": "delivery.worker_id",
+    "transaction.timeout.ms": "delivery.transaction_timeout",
+    "enable.auto.commit": "delivery.mode",
+    "enable.auto.offset.store": "delivery.mode",
+    "enable.idempotence": "delivery.mode",
+}
+NOT_A_KEY = "Set by the reader"
+Wire = Literal["single_object", "confluent", "raw"]
+Aggregate = Literal["count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct"]
+
+
+def _file_key(field_name: str) -> str:
+    return "schema" if field_name == "schema_ref" else re.sub(r"(_ms|_us|_)$", "", field_name)
+
+
+def _properties(value: Any) -> Any:
+    for name in value if isinstance(value, Mapping) else ():
+        if name in RESERVED_PROPERTIES:
+            raise wrong("a setting that has a key of its own", RESERVED_PROPERTIES[name], name)
+    return value
+
+
+SECTION = ConfigDict(
+    extra="forbid",
+    alias_generator=_file_key,
+    validate_by_name=True,
+    validate_by_alias=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Kafka:
+    """How to reach Kafka, and as whom."""
+
+    bootstrap: Text = Field(default="localhost:9092", description="Brokers to ask first, `host:port,...`.")
+    group: str = Field(
+        default="",
+        pattern=r"^\S+$",
+        description="Consumer group; members of one group share the partitions. Default `penstock-NAME`.",
+    )
+    protocol: Literal["classic", "consumer"] = Field(
+        default="classic",
+        description="Group protocol: `classic` (cooperative-sticky) or `consumer` (KIP-848, Kafka 4).",
+    )
+    properties: Annotated[
+        dict[
+            str,
+            Annotated[
+                Text, BeforeValidator(property_text), Written({"type": ["string", "number", "boolean"]})
+            ],
+        ],
+        BeforeValidator(_properties),
+    ] = Field(
+        default_factory=dict,
+        description="Further librdkafka settings for all clients, such as `security.protocol`.",
+    )
+
+    def client_properties(self) -> dict[str, str]:
+        """Return the settings every client starts from, secrets in the clear: never log this."""
+        return {**{k: str(v) for k, v in self.properties.items()}, "bootstrap.servers": str(self.bootstrap)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Source:
+    """Which events come in, and how they are read."""
+
+    topic: Topic = Field(description="Topic to read.")
+    schema_ref: Text = Field(
+        description="Avro schema to read events as: a bundled name, or a path relative to this file."
+    )
+    wire: Wire = Field(
+        default="single_object",
+        description="How records are framed: Avro `single_object`, `confluent` (schema registry), or `raw`.",
+    )
+    writer_schemas: tuple[Text, ...] = Field(
+        default=(), description="Further schemas that producers may have written with."
+    )
+    registry: Text | None = Field(
+        default=None, description="Schema registry URL; needed by wire `confluent`."
+    )
+    key: FieldName = Field(description="Event field (text or integer) that equals the record key.")
+    event_id: FieldName = Field(description="Event field (text or integer) that names the event.")
+    event_time: FieldName = Field(
+        description="Event field with the event's time, a timestamp or milliseconds."
+    )
+    max_future_us: DurationUs | None = Field(
+        default=UNITS_US["h"],
+        description="An event further ahead of the clock than this is a dead letter; `null` allows any.",
+    )
+    partitioner: Literal["murmur2", "crc32"] = Field(
+        default="murmur2", description="How producers choose the partition of a key."
+    )
+    start: Literal["earliest", "latest"] = Field(
+        default="earliest", description="Where a group without committed offsets begins."
+    )
+    max_record_bytes: SizeBytes = Field(
+        default=1 << 20, description="A longer record is a dead letter and is not decoded."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class FieldFeature:
+    """An event field as it is."""
+
+    kind: Literal["field"] = Field(default="field", description="An event field as it is.")
+    field: FieldName = Field(description="Numeric event field.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class CalendarFeature:
+    """1 when the event time (UTC) lies in a part of the week or the day, else 0."""
+
+    kind: Literal["calendar"] = Field(
+        default="calendar", description="1 when the event time (UTC) lies in a part of the week or the day."
+    )
+    is_: Literal["weekend"] | None = Field(default=None, description="`weekend`: Saturday or Sunday.")
+    hours: tuple[Annotated[Int, Field(ge=0, le=23)], Annotated[Int, Field(ge=1, le=24)]] | None = Field(
+        default=None, description="`[from, to]`: from <= hour < to. Give either `is` or `hours`."
+    )
+
+    def __post_init__(self) -> None:
+        if (self.is_ is None) == (self.hours is None):
+            found = "neither is nor hours" if self.is_ is None else "both is and hours"
+            raise wrong(found, "exactly one of is, hours")
+        if self.hours is not None and self.hours[0] >= self.hours[1]:
+            raise wrong(str(list(self.hours)), "the first hour before the second", "hours")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class WindowFeature:
+    """Aggregates of an event field over trailing event-time windows (t - w, t], per key."""
+
+    kind: Literal["window"] = Field(
+        default="window",
+        description="Aggregates over trailing windows of the key's events, this one included.",
+    )
+    over: FieldName = Field(description="Numeric event field to aggregate.")
+    windows: tuple[Window, ...] = Field(min_length=1, description="Window lengths, such as `[1d, 7d]`.")
+    aggregates: tuple[Aggregate, ...] = Field(min_length=1, description="What to compute over each window.")
+    capacity: Int = Field(
+        default=512, ge=1, le=1 << 20, description="Events remembered per key; more of them mark the score."
+    )
+    allowed_lateness_us: DurationUs = Field(
+        default=UNITS_US["h"], description="How late an event may come and still count."
+    )
+
+    def __post_init__(self) -> None:
+        if len(set(self.windows_us)) < len(self.windows):
+            raise wrong("the same window twice", "different windows", "windows")
+        if len(set(self.aggregates)) < len(self.aggregates):
+            raise wrong("the same aggregate twice", "different aggregates", "aggregates")
+
+    @property
+    def windows_us(self) -> tuple[int, ...]:
+        """The window lengths in microseconds, in the order of `windows` (their labels)."""
+        return tuple(parse_duration_us(label) for label in self.windows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class SequenceFeature:
+    """The last L readings of some event fields, per key, for models that eat a stretch of raw values."""
+
+    kind: Literal["sequence"] = Field(
+        default="sequence", description="The key's last readings, oldest first."
+    )
+    fields: tuple[FieldName, ...] = Field(min_length=1, description="Numeric event fields, in model order.")
+    length: Int = Field(ge=1, le=1 << 16, description="Readings the model sees.")
+    capacity: Int = Field(
+        default=0,
+        ge=1,
+        le=1 << 20,
+        description="Readings remembered per key, at least `length`; the rest is for late ones. "
+        "Default `length` + 8.",
+    )
+    allowed_lateness_us: DurationUs = Field(
+        default=0, description="How late a reading may come and still be put in its place."
+    )
+
+    def __post_init__(self) -> None:
+        if self.capacity == 0:
+            object.__setattr__(self, "capacity", self.length + 8)
+        if self.capacity < self.length:
+            raise wrong(str(self.capacity), f"at least the length, {self.length}", "capacity")
+        if len(set(self.fields)) < len(self.fields):
+            raise wrong("the same field twice", "different fields", "fields")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class LookupFeature:
+    """The window features that another pipeline keeps, read as of the event's time."""
+
+    kind: Literal["lookup"] = Field(
+        default="lookup", description="Window features that another pipeline keeps."
+    )
+    pipeline: PathInFile = Field(description="File of the other pipeline, relative to this one.")
+    group: str = Field(pattern=FEATURE_NAME, description="Name of its `window` feature.")
+    key: FieldName = Field(description="Event field whose value is the other pipeline's key.")
+    max_age_us: DurationUs = Field(
+        default=UNITS_US["d"], description="Values further behind the event than this are not used."
+    )
+    when_behind: Literal["use", "wait"] = Field(
+        default="use",
+        description="When the other pipeline lags: `use` what it has and say its age, or `wait` for it.",
+    )
+    wait_at_most_ms: DurationMs = Field(default=30_000, description="How long `wait` waits before it uses.")
+    default: Number = Field(default=0.0, description="Value when the other pipeline has none to use.")
+
+
+Feature = Annotated[
+    FieldFeature | CalendarFeature | WindowFeature | SequenceFeature | LookupFeature,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class ModelRef:
+    """Which model version scores the events, and where it runs."""
+
+    name: str = Field(pattern=NAME, description="Folder of the model in the repository.")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Folder of the version.")
+    repository: PathInFile = Field(
+        default=Path("../models"),
+        validate_default=True,
+        description="Folder of models, relative to this file: `NAME/VERSION/model.onnx` and `model.yaml`.",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|(cuda|tensorrt):[0-9]{1,3})$",
+        description="`auto`, `cpu`, `cuda:N` or `tensorrt:N`; not `auto`: fails when it cannot run there.",
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this version."""
+        return self.repository / self.name / self.version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Decision:
+    """When a score becomes an alert."""
+
+    alert_when: Literal["above", "below"] = Field(
+        default="above", description="Which side of a threshold raises: at or `above`, at or `below`."
+    )
+    severities: dict[Annotated[str, Field(pattern=FEATURE_NAME)], Number] = Field(
+        min_length=1, description="Threshold of each severity, the least urgent first."
+    )
+    cooldown_us: DurationUs | None = Field(
+        default=None,
+        description="One alert per key within this event time, unless the severity rises.",
+    )
+    clear_margin: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None,
+        description="Raise once, clear when the score is back by this much. Either this or `cooldown`.",
+    )
+
+    def __post_init__(self) -> None:
+        for (before, low), (name, high) in pairwise(self.severities.items()):
+            if high <= low if self.alert_when == "above" else high >= low:
+                side = "above" if self.alert_when == "above" else "below"
+                raise wrong(
+                    "", f"a threshold {side} {low}, that of the less urgent {before}", "severities", name
+                )
+        if (self.cooldown_us is None) == (self.clear_margin is None):
+            found = "neither" if self.cooldown_us is None else "both"
+            raise wrong(f"{found} of cooldown and clear_margin", "exactly one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Outputs:
+    """Where scores, alerts and dead letters go."""
+
+    scores: Topic | None = Field(default=None, description="Topic of the scores; needed with a model.")
+    alerts: Topic | None = Field(default=None, description="Topic of the alerts; needed with a decision.")
+    dead_letters: Topic = Field(description="Topic of the records that could not be scored.")
+    wire: Wire = Field(default="single_object", description="How scores and alerts are framed.")
+    registry: Text | None = Field(
+        default=None, description="Schema registry URL; needed by wire `confluent`."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Batching:
+    """When a batch leaves for the model."""
+
+    max_rows: Int = Field(default=1024, ge=1, le=1 << 20, description="Leave at this many events.")
+    max_bytes: SizeBytes = Field(default=1 << 20, description="Leave at this many record bytes.")
+    max_wait_ms: WaitMs = Field(default=5.0, description="Leave when the oldest event has waited this long.")
+    eager: Flag = Field(
+        default=True, description="Leave at once when the model is idle and nothing more waits."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Delivery:
+    """What is promised about the outputs."""
+
+    mode: Literal["exactly_once", "at_least_once"] = Field(
+        default="exactly_once",
+        description="`exactly_once` (transactions) or `at_least_once` (faster; repeats carry the same id).",
+    )
+    commit_interval_ms: Annotated[DurationMs, Field(ge=1)] = Field(
+        default=100, description="Time between commits; in `exactly_once` it is added to the latency."
+    )
+    transaction_timeout_ms: Annotated[DurationMs, Field(ge=1000)] = Field(
+        default=10_000, description="The broker aborts a transaction that is open for longer."
+    )
+    worker_id: Text | None = Field(
+        default=None,
+        description="Stable name of this worker, unique in the group. Default: host and process id.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.transaction_timeout_ms <= self.commit_interval_ms:
+            raise wrong(
+                write_duration(self.transaction_timeout_ms * 1000),
+                f"more than commit_interval, {write_duration(self.commit_interval_ms * 1000)}",
+                "transaction_timeout",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class State:
+    """Where the features of each key are kept."""
+
+    store: Annotated[Text, Field(pattern=STORE)] = Field(
+        default="redis://localhost:6379/0", description="`redis://`, `rediss://` (TLS) or `memory://`."
+    )
+    hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")
+    write_interval_ms: DurationMs = Field(default=1_000, description="Time between writes of changed rows.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class DeadLetterPolicy:
+    """How many dead letters stop the worker, so that a bad deploy does not pour a topic away."""
+
+    stop_share: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=0.5, description="Stop when more than this share of a minute's events are dead letters."
+    )
+    min_events: Int = Field(default=1000, ge=1, description="Judge a minute only from this many events on.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Admin:
+    """Where metrics and health are served."""
+
+    host: Text = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Annotated[Int, Field(ge=0, le=65535)] | None = Field(
+        default=8080, description="Port of `/metrics`, `/healthz`, `/readyz`; 0: any free one, `null`: none."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class Pipeline:
+    """One pipeline file, checked."""
+
+    name: str = Field(pattern=NAME, description="Name of the pipeline, in metrics, keys and headers.")
+    policy_version: Text = Field(default="1", description="Version of the decision, stamped on every score.")
+    kafka: Kafka = Field(default_factory=Kafka, description="How to reach Kafka, and as whom.")
+    source: Source = Field(description="Which events come in, and how they are read.")
+    features: dict[Annotated[str, Field(pattern=FEATURE_NAME)], Feature] = Field(
+        min_length=1, description="What is computed for each event, by name."
+    )
+    model: ModelRef | None = Field(
+        default=None,
+        description="Which model scores the events; without it the pipeline only keeps features.",
+    )
+    decision: Decision | None = Field(
+        default=None, description="When a score becomes an alert; without it there are no alerts."
+    )
+    outputs: Outputs = Field(description="Where scores, alerts and dead letters go.")
+    batching: Batching = Field(default_factory=Batching, description="When a batch leaves for the model.")
+    delivery: Delivery = Field(default_factory=Delivery, description="What is promised about the outputs.")
+    state: State = Field(default_factory=State, description="Where the features of each key are kept.")
+    dead_letters: DeadLetterPolicy = Field(
+        default_factory=DeadLetterPolicy, description="How many dead letters stop the worker."
+    )
+    admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
+    path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)
+    secrets: frozenset[str] = Field(
+        default=frozenset(), exclude=True, repr=False, description=f"{NOT_A_KEY}; what no log line may show."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.kafka.group:
+            object.__setattr__(self, "kafka", replace(self.kafka, group=f"penstock-{self.name}"))
+
+    @property
+    def base(self) -> Path:
+        """The folder of the file, from which its relative paths count."""
+        return self.path.parent

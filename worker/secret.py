@@ -1,0 +1,56 @@
+"""Text that does not show itself: repr() of a secret is ten stars."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+STARS = "**********"
+SECRET_KEY = re.compile(r"password|passwd|passphrase|secret|token|credential|jaas|key\.pem", re.IGNORECASE)
+URL_PASSWORD = re.compile(r"(?<=://)(?P<user>[^/@?#]*?):(?P<password>[^/?#]*)(?=@)")
+
+
+class Masked(str):
+    """A text whose repr() hides it, or hides the password of the URL it is.
+
+    It is a `str` so that clients take it as it is. What formats or serializes it must look at
+    `hidden`: those are the parts that no log line may show.
+    """
+
+    __slots__ = ()
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The parts to hide, as written and as sent (percent escapes undone)."""
+        match = URL_PASSWORD.search(self)
+        secret = match["password"] if match else str(self)
+        return frozenset({secret, unquote(secret)} - {""})
+
+    def __repr__(self) -> str:
+        return repr(shown(self))
+
+
+def is_secret_key(key: str) -> bool:
+    """Return whether a setting of this name holds a secret."""
+    return SECRET_KEY.search(key) is not None
+
+
+def masked_url(text: str) -> str:
+    """Return the text as `Masked` when it is a URL with a password, else as it is."""
+    return Masked(text) if URL_PASSWORD.search(text) else text
+
+
+def shown(text: str) -> str:
+    """Return what may be shown of a text: all of it, or for a secret the stars."""
+    if not isinstance(text, Masked):
+        return text
+    if URL_PASSWORD.search(text):
+        return URL_PASSWORD.sub(rf"\g<user>:{STARS}", text)
+    return STARS
+
+
+def redact(text: str, secrets: frozenset[str]) -> str:
+    """Return the text with every occurrence of a secret replaced; for log lines and crash reports."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, STARS)
+    return text
