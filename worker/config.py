@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from worker.cross_checks import cross_check
+from worker.key_types import parse_duration_us
 from worker.pipeline_types import (
     Admin,
     Aggregate,
@@ -118,8 +119,9 @@ def _names(name: str, feature: Feature, env: Mapping[str, str]) -> Iterator[str]
 
 
 def window_names(name: str, feature: WindowFeature) -> list[str]:
-    """Return the columns of a window group: per window, each aggregate; `customer.count_1d`."""
-    return [f"{name}.{aggregate}_{label}" for label in feature.windows for aggregate in feature.aggregates]
+    """Return the columns of a window group, the shortest window first: `customer.count_1d`, ..."""
+    labels = sorted(feature.windows, key=parse_duration_us)
+    return [f"{name}.{aggregate}_{label}" for label in labels for aggregate in feature.aggregates]
 
 
 def sequence_names(pipeline: Pipeline) -> list[str]:

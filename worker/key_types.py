@@ -28,6 +28,7 @@ SIZE = r"^[0-9]{1,9}(B|KiB|MiB|GiB)$"
 MAX_DURATION_US = 36_500 * UNITS_US["d"]  # a century; far inside int64 microseconds
 NAME = r"^[a-z][a-z0-9-]{0,62}$"
 FEATURE_NAME = r"^[a-zA-Z][a-zA-Z0-9_]{0,62}$"  # no dot: it separates a group from its aggregate
+VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
 STORE = r"^(redis|rediss|memory)://"
 

@@ -22,6 +22,7 @@ from worker.key_types import (
     NAME,
     STORE,
     UNITS_US,
+    VERSION,
     DurationMs,
     DurationUs,
     FieldName,
@@ -267,7 +268,7 @@ class ModelRef:
     """Which model version scores the events, and where it runs."""
 
     name: str = Field(pattern=NAME, description="Folder of the model in the repository.")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Folder of the version.")
+    version: str = Field(pattern=VERSION, description="Folder of the version.")
     repository: PathInFile = Field(
         default=Path("../models"),
         validate_default=True,
