@@ -1,0 +1,19 @@
+"""Real Kafka and Redis for the tests, found or started, and never left running."""
+
+from __future__ import annotations
+
+from tests.services.found import Services, kafka_address, real_services, redis_address
+from tests.services.kafka_broker import start_broker
+from tests.services.processes import Service, Unavailable
+from tests.services.redis_server import start_redis
+
+__all__ = [
+    "Service",
+    "Services",
+    "Unavailable",
+    "kafka_address",
+    "real_services",
+    "redis_address",
+    "start_broker",
+    "start_redis",
+]

@@ -1,0 +1,83 @@
+"""Installing what the tests' services need, where the machine allows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.services import docker_engine
+from tests.services.found import KAFKA_VARIABLE, REDIS_VARIABLE
+from tests.services.kafka_jars import MIN_JAVA, jars, jars_folder, java_major
+from tests.services.processes import Unavailable
+
+APT_TIMEOUT_S = 900
+
+
+def install() -> list[str]:
+    """Install redis-server, a Java runtime, Maven and Kafka's jars, each only when absent and needed.
+
+    Returns:
+        One line for each thing that could not be had; the tests that need it will be skipped.
+    """
+    if docker_engine.is_running():
+        return []
+    troubles: list[str] = []
+    if REDIS_VARIABLE not in os.environ and shutil.which("redis-server") is None:
+        troubles += _apt_install("redis-server")
+    if KAFKA_VARIABLE not in os.environ:
+        if java_major() < MIN_JAVA:
+            troubles += _apt_install("default-jre-headless")
+        if shutil.which("mvn") is None and not jars_folder().is_dir():
+            troubles += _apt_install("maven")
+        try:
+            jars()
+        except Unavailable as error:
+            troubles.append(str(error))
+    return troubles
+
+
+def _apt_install(package: str) -> list[str]:
+    prefix = _as_root()
+    if shutil.which("apt-get") is None or prefix is None:
+        return [f"{package} is missing, and installing it needs apt-get as root: apt-get install {package}"]
+    print(f"installing {package}", file=sys.stderr, flush=True)
+    lists = Path("/var/lib/apt/lists")
+    if not any(lists.glob("*_Packages*")):
+        _apt(prefix, ["update"])
+    # A list from another day may name versions that the mirror has dropped: refresh it once and try again.
+    done = _apt(prefix, ["install", package])
+    if done.returncode != 0:
+        _apt(prefix, ["update"])
+        done = _apt(prefix, ["install", package])
+    if done.returncode == 0:
+        return []
+    return [f"{package} could not be installed: {done.stderr.strip().splitlines()[-1:]}"]
+
+
+def _as_root() -> list[str] | None:
+    if os.geteuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    if (
+        sudo
+        and subprocess.run([sudo, "-n", "true"], capture_output=True, timeout=30, check=False).returncode == 0
+    ):
+        return [sudo, "-n"]
+    return None
+
+
+def _apt(prefix: list[str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # policy-rc.d is not ours to write, so a packaged redis-server may start its own instance on port 6379;
+    # the tests use ports of their own beside it. RUNLEVEL=1 keeps sysvinit scripts from starting anything.
+    return subprocess.run(
+        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-qq", "-y",
+         "--no-install-recommends", "-o", "Acquire::Retries=5", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=APT_TIMEOUT_S,
+        check=False,
+    )  # fmt: skip
