@@ -1,0 +1,72 @@
+# Penstock. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# How long `make demo` runs, in seconds.
+SECONDS ?= 60
+# Further arguments for pytest: make test PYTEST="tests/unit -x"
+PYTEST ?=
+PACKAGES := worker feature_cache schemas loadgen tests
+
+.PHONY: help env services demo test lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+env: $(STAMP) ## create .venv and install penstock into it
+
+# Reinstalled when pyproject.toml changes; otherwise this takes no time.
+$(STAMP): pyproject.toml
+	@for found in python3 python3.13 python3.12 python3.11 none; do
+	  [ "$$found" = none ] && break
+	  command -v "$$found" >/dev/null && "$$found" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+	done
+	if [ "$$found" = none ]; then
+	  echo "env: found $$(python3 --version 2>&1 || true), expected Python 3.11 or newer as python3 (apt-get install python3)" >&2
+	  exit 1
+	fi
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then
+	  package="$$("$$found" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+	  root=; [ "$$(id -u)" = 0 ] || root="sudo -n"
+	  echo "env: installing $$package, without which $$found cannot make environments"
+	  ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || $$root apt-get -qq update || true
+	  if ! $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "$$package" >/dev/null; then
+	    $$root apt-get -qq update || true
+	    $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "$$package" >/dev/null || {
+	      echo "env: $$package is missing and could not be installed from here; as root: apt-get update && apt-get install $$package" >&2
+	      exit 1
+	    }
+	  fi
+	fi
+	# A folder left by an interrupted run may lack pip; making it anew over an older one is harmless.
+	"$(PYTHON)" -m pip --version >/dev/null 2>&1 || "$$found" -m venv --clear $(VENV)
+	echo "env: installing penstock into $(VENV) (about 600 MB on the first time)"
+	"$(PYTHON)" -m pip install -q --disable-pip-version-check --retries 10 --timeout 180 -e '.[dev]'
+	touch $@
+
+services: $(STAMP) ## install what the tests' real Kafka and Redis need, when absent
+	@$(PYTHON) -m tests.services install
+
+demo: $(STAMP) ## score two simulated streams live, for SECONDS=60
+	@$(VENV)/bin/penstock demo --seconds $(SECONDS)
+
+test: $(STAMP) services ## run the whole test suite against a real Kafka and a real Redis
+	@$(PYTHON) -m pytest $(PYTEST)
+
+lint: $(STAMP) ## check formatting, rules and types
+	@$(PYTHON) -m ruff format --check $(PACKAGES)
+	$(PYTHON) -m ruff check $(PACKAGES)
+	$(PYTHON) -m mypy --strict $(PACKAGES)
+
+format: $(STAMP) ## format the code and apply the safe fixes
+	@$(PYTHON) -m ruff format $(PACKAGES)
+	$(PYTHON) -m ruff check --fix $(PACKAGES)
+
+clean: ## remove the environment and every cache of the checkout
+	@rm -rf $(VENV) *.egg-info build .mypy_cache .ruff_cache .pytest_cache .hypothesis
