@@ -1,0 +1,227 @@
+"""The codec between lists of record bytes and Arrow columns, which says of every record what became of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas import fast, slow, wire
+from schemas.group import hold, measure, split
+from schemas.lane import Lane, decode, kept, lane
+from schemas.registry import Registry, UnknownSchemaError
+from schemas.schema import Schema
+from schemas.tree import Node, SchemaError, nullable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """Why one record has no columns."""
+
+    row: int  # index into the values given to decode
+    reason: str  # a code in snake_case, see `Codec.decode`
+    detail: str  # one sentence: found, expected; it names fields, never a text or an amount of the record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """What became of a list of records."""
+
+    table: pa.RecordBatch  # the n good records in the order of the input, columns of the reader schema
+    rows: NDArray[np.int64]  # (n,) index of each good record in the input, ascending
+    rejects: tuple[Reject, ...]  # the others, ascending by row
+
+
+class Codec:
+    """Decodes and encodes the records of one schema in one wire format. Not thread-safe."""
+
+    def __init__(
+        self,
+        reader: Schema,
+        wire_format: wire.Wire,
+        *,
+        writers: Sequence[Schema] = (),
+        registry: Registry | None = None,
+        topic: str | None = None,
+        max_bytes: int = 1 << 20,
+    ) -> None:
+        """Prepare for the schemas that are known now.
+
+        Args:
+            reader: the schema of the columns, and of what is encoded.
+            wire_format: what stands in front of a payload.
+            writers: further schemas that producers may have used. With `raw`, where records name no schema,
+                at most one, and then all records are read with it.
+            registry: where `confluent` finds the schemas of ids.
+            topic: with `confluent`, the topic to write to; the reader schema is registered as
+                `<topic>-value` now. Without it the codec only decodes.
+            max_bytes: longer records, prefix included, are rejected before they are looked at.
+
+        Raises:
+            SchemaError: a combination that cannot work.
+            RegistryError: the registry did not take the schema.
+        """
+        self.reader = reader
+        self.wire_format = wire_format
+        self.max_bytes = max_bytes
+        self._registry = registry
+        self._prefix_bytes = wire.PREFIX_BYTES[wire_format]
+        self._lanes: dict[bytes, Lane] = {}  # by prefix
+        self._likely = b""  # the prefix that the next records probably have
+        self._prefix: bytes | None = None  # what encode puts in front
+        self._plan = fast.plan(reader)
+        _refuse_wide_unions(reader.tree, reader.name)
+        self._write = slow.compile_write(reader)
+        if wire_format == "confluent":
+            self._use_registry(topic)
+        else:
+            self._use_known(writers)
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return the columns of the good records, and why each other one has none.
+
+        Reasons: null_value, oversize, bad_magic, unknown_schema, unusable_schema, incompatible_schema,
+        truncated, trailing_bytes, bad_varint, out_of_range, bad_boolean, bad_enum, bad_union,
+        bad_block_size, negative_length, invalid_utf8, undecodable.
+
+        Raises:
+            RegistryError: the registry cannot be reached, which says nothing about the records.
+        """
+        sizes = measure(values)
+        fitting = (sizes >= 0) & (sizes <= self.max_bytes)
+        rejects = [_unfit(row, int(sizes[row]), self.max_bytes) for row in np.flatnonzero(~fitting).tolist()]
+        parts = []
+        for group in split(hold(values, sizes, fitting), self._prefix_bytes, self._likely):
+            problem = self._prefix_problem(group.prefix)
+            if problem:
+                rejects.extend(
+                    Reject(row=row, reason=problem[0], detail=problem[1]) for row in group.rows.tolist()
+                )
+                continue
+            self._likely = group.prefix
+            table, bad = decode(self._lanes[group.prefix], group.payloads, group.sizes)
+            parts.append((table, group.rows[kept(len(group.rows), bad)]))
+            rejects.extend(
+                Reject(row=int(group.rows[index]), reason=error.reason, detail=error.detail)
+                for index, error in bad.items()
+            )
+        table, rows = _merge(self.reader, parts)
+        return Decoded(table=table, rows=rows, rejects=tuple(sorted(rejects, key=lambda reject: reject.row)))
+
+    def encode(self, table: pa.RecordBatch) -> list[bytes]:
+        """Return one record for each row of a batch that has the columns of the reader schema.
+
+        Raises:
+            ValueError: other columns, a null where the schema has none, an unknown enum symbol, or a
+                confluent codec without a topic.
+        """
+        prefix = self._checked_prefix()
+        self._check_table(table)
+        payloads = self._encode_fast(table)
+        if payloads is None:  # the slow path takes everything, or says which value is wrong
+            return self.encode_rows(slow.to_rows(self.reader, table))
+        return [prefix + payload for payload in payloads] if prefix else payloads
+
+    def encode_rows(self, rows: Iterable[slow.Row]) -> list[bytes]:
+        """Return one record for each row, for things that are rare or nested; see `encode` for errors.
+
+        Missing fields take their default; timestamps are integers or datetimes with a time zone.
+        """
+        prefix = self._checked_prefix()
+        return [prefix + self._write(row) for row in rows]
+
+    def _use_registry(self, topic: str | None) -> None:
+        if self._registry is None:
+            raise SchemaError(f"{self.reader.name}: found no registry, expected its URL for wire confluent")
+        if topic is not None:
+            schema_id = self._registry.register(f"{topic}-value", self.reader)
+            self._prefix = self._likely = wire.confluent_prefix(schema_id)
+            self._lanes[self._prefix] = lane(self.reader, self.reader)
+
+    def _use_known(self, writers: Sequence[Schema]) -> None:
+        raw = self.wire_format == "raw"
+        if raw and len(writers) > 1:
+            raise SchemaError(
+                f"{self.reader.name}: found {len(writers)} writer schemas, expected one for wire raw"
+            )
+        for writer in writers if raw and writers else (self.reader, *writers):
+            prepared = lane(writer, self.reader)
+            if prepared.problem:
+                raise SchemaError(f"{writer.name}: {prepared.problem}")
+            prefix = b"" if raw else wire.single_object_prefix(writer.fingerprint)
+            self._lanes.setdefault(prefix, prepared)
+        self._prefix = self._likely = b"" if raw else wire.single_object_prefix(self.reader.fingerprint)
+
+    def _prefix_problem(self, prefix: bytes) -> tuple[str, str] | None:  # noqa: PLR0911
+        """Return (reason, detail) when there is no lane for a prefix and none can be had."""
+        if prefix in self._lanes:
+            return None
+        magic = wire.MAGIC[self.wire_format]
+        found = prefix[: len(magic)]
+        if found != magic[: len(found)]:
+            return "bad_magic", f"found {found.hex()} in front, expected {magic.hex()}"
+        if len(prefix) < self._prefix_bytes:
+            return "truncated", f"found {len(prefix)} bytes, expected a prefix of {self._prefix_bytes}"
+        if self._registry is None:
+            known = ", ".join(key[2:].hex() for key in self._lanes)
+            return "unknown_schema", f"found fingerprint {prefix[2:].hex()}, expected one of {known}"
+        schema_id = int.from_bytes(prefix[1:], "big")
+        try:
+            self._lanes[prefix] = lane(self._registry.schema(schema_id), self.reader)
+        except UnknownSchemaError as error:
+            return "unknown_schema", str(error)
+        except SchemaError as error:
+            return "unusable_schema", f"schema id {schema_id}: {error}"
+        return None
+
+    def _encode_fast(self, table: pa.RecordBatch) -> list[bytes] | None:
+        try:
+            return None if self._plan is None else fast.encode(self._plan, table)
+        except Exception:
+            return None
+
+    def _checked_prefix(self) -> bytes:
+        if self._prefix is None:
+            raise ValueError(
+                f"{self.reader.name}: found a codec without a topic, expected one to encode confluent"
+            )
+        return self._prefix
+
+    def _check_table(self, table: pa.RecordBatch) -> None:
+        wanted = self.reader.arrow
+        if table.schema.names != wanted.names or table.schema.types != wanted.types:
+            raise ValueError(f"{self.reader.name}: found columns {table.schema}, expected {wanted}")
+        for field, column in zip(wanted, table.columns, strict=True):
+            if column.null_count and not field.nullable:
+                raise ValueError(f"{field.name}: found {column.null_count} nulls, expected none")
+
+
+def _unfit(row: int, size: int, max_bytes: int) -> Reject:
+    if size < 0:
+        return Reject(row=row, reason="null_value", detail="found no value, expected a record")
+    return Reject(row=row, reason="oversize", detail=f"found {size} bytes, expected at most {max_bytes}")
+
+
+def _merge(
+    reader: Schema, parts: list[tuple[pa.RecordBatch, NDArray[np.int64]]]
+) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+    """Return all parts as one, in the order of their rows."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return slow.to_batch(reader, []), np.zeros(0, np.int64)
+    rows = np.concatenate([part[1] for part in parts])
+    order = np.argsort(rows)
+    return pa.concat_batches([part[0] for part in parts]).take(pa.array(order)), rows[order]
+
+
+def _refuse_wide_unions(node: Node, path: str) -> None:
+    """Raise for a union of several types, which is no column; a writer may have one that is not read."""
+    if node.kind == "union" and nullable(node) is None:
+        kinds = ", ".join(branch.kind for branch in node.branches)
+        raise SchemaError(f"{path}: found a union of {kinds}, expected one type or null and one type")
+    for field in node.fields:
+        _refuse_wide_unions(field.node, f"{path}.{field.name}")
+    for child in (*node.branches, *((node.items,) if node.items else ())):
+        _refuse_wide_unions(child, path)

@@ -1,0 +1,181 @@
+"""A small client of a Confluent-compatible schema registry, on the standard library alone."""
+
+import base64
+import json
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from schemas.schema import Schema, parse_schema
+from schemas.tree import SchemaError
+
+_MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+_MAX_ANSWER_BYTES: Final = 4 << 20
+_MAX_UNKNOWN: Final = 10_000  # ids of garbage must not fill the memory
+
+
+class RegistryError(Exception):
+    """The registry cannot be used now; the message is one line without the password."""
+
+
+class UnknownSchemaError(Exception):
+    """The registry answers, and has no schema of that id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """Where the registry is and how to talk to it."""
+
+    url: str  # http(s)://host:port/path; user:password@ is taken as basic auth
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str | None = None  # PEM; default: the system's
+    cert_file: str | None = None  # PEM, for mutual TLS
+    key_file: str | None = None
+    timeout_s: float = 2.0
+    retry_pause_s: float = 0.2
+    forget_unknown_s: float = 30.0  # an id that was not there is asked for again after this time
+
+
+class Registry:
+    """Schemas by id, kept for ever once they are known: an id never changes its meaning."""
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        """Prepare; nothing is asked yet.
+
+        Raises:
+            RegistryError: not a usable URL or certificate.
+        """
+        parts = urllib.parse.urlsplit(settings.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise RegistryError(f"found registry URL {_public(settings.url)!r}, expected http:// or https://")
+        self.url = _public(settings.url).rstrip("/")
+        self._settings = settings
+        self._headers = {"Accept": f"{_MEDIA_TYPE}, application/json"} | _authorization(settings, parts)
+        self._tls = _tls(settings) if parts.scheme == "https" else None
+        self._schemas: dict[int, Schema | SchemaError] = {}
+        self._unknown: dict[int, float] = {}  # id -> monotonic time of the answer
+        self._lock = threading.Lock()
+
+    def schema(self, schema_id: int) -> Schema:
+        """Return the schema of an id.
+
+        Raises:
+            UnknownSchemaError: asked twice, and it is not there.
+            SchemaError: it is there, and no use: not Avro, with references, or refused by the guard.
+            RegistryError: no answer, or one that is none.
+        """
+        with self._lock:
+            if schema_id not in self._schemas:
+                self._schemas[schema_id] = self._fetch(schema_id)
+            known = self._schemas[schema_id]
+        if isinstance(known, SchemaError):
+            raise known
+        return known
+
+    def register(self, subject: str, schema: Schema) -> int:
+        """Register a schema under a subject and return its id; the same schema gets the same id again.
+
+        Raises:
+            RegistryError: no answer, or it was refused (an incompatible schema, missing rights).
+        """
+        path = f"/subjects/{urllib.parse.quote(subject, safe='')}/versions"
+        status, answer = self._twice("POST", path, {"schema": schema.text})
+        schema_id = answer.get("id") if isinstance(answer, dict) else None
+        if status != 200 or not isinstance(schema_id, int):
+            raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected an id for {subject}")
+        return schema_id
+
+    def _fetch(self, schema_id: int) -> Schema | SchemaError:
+        asked = self._unknown.get(schema_id)
+        if asked is not None and time.monotonic() - asked < self._settings.forget_unknown_s:
+            raise UnknownSchemaError(f"found schema id {schema_id}, which the registry did not know just now")
+        # a producer may have registered it this instant, on another node of the registry: ask once more
+        status, answer = self._twice("GET", f"/schemas/ids/{schema_id}", None, retry_on=404)
+        if status == 404:
+            if len(self._unknown) >= _MAX_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[schema_id] = time.monotonic()
+            raise UnknownSchemaError(f"found schema id {schema_id}, which the registry does not know")
+        if status != 200 or not isinstance(answer, dict) or not isinstance(answer.get("schema"), str):
+            raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected schema {schema_id}")
+        try:
+            return _usable(answer)
+        except SchemaError as error:
+            return error
+
+    def _twice(self, method: str, path: str, body: Any, retry_on: int = 0) -> tuple[int, Any]:
+        try:
+            status, answer = self._ask(method, path, body)
+            if status != retry_on and status < 500 and status != 429:
+                return status, answer
+        except RegistryError:
+            pass
+        time.sleep(self._settings.retry_pause_s)
+        return self._ask(method, path, body)
+
+    def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = self._headers | ({} if body is None else {"Content-Type": _MEDIA_TYPE})
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(
+                request, timeout=self._settings.timeout_s, context=self._tls
+            ) as reply:
+                return reply.status, _body(reply.read(_MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _body(error.read(_MAX_ANSWER_BYTES))
+        except (OSError, ValueError) as error:  # refused, timed out, TLS, cut off
+            raise RegistryError(f"{self.url}: found no answer ({error}), expected one") from error
+
+
+def _usable(answer: dict[str, Any]) -> Schema:
+    kind = answer.get("schemaType", "AVRO")
+    if kind != "AVRO":
+        raise SchemaError(f"found a schema of type {kind}, expected AVRO")
+    if answer.get("references"):
+        raise SchemaError("found a schema with references to others, expected one that is whole")
+    return parse_schema(answer["schema"])
+
+
+def _body(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _story(status: int, answer: Any) -> str:
+    message = answer.get("message") if isinstance(answer, dict) else None
+    return f"HTTP {status}" + (f" ({' '.join(str(message).split())[:200]})" if message else "")
+
+
+def _public(url: str) -> str:
+    """Return the URL without user and password."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _authorization(settings: RegistrySettings, parts: urllib.parse.SplitResult) -> dict[str, str]:
+    username = settings.username or urllib.parse.unquote(parts.username or "")
+    password = settings.password or urllib.parse.unquote(parts.password or "")
+    if not username:
+        return {}
+    token = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {token}"}
+
+
+def _tls(settings: RegistrySettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise RegistryError(f"found unusable TLS files ({error}), expected PEM files") from error
+    return context
