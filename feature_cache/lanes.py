@@ -164,7 +164,7 @@ class Lanes:
         return len(kept)
 
     def advance(self, partition: int, next_offset: int, complete_us: int, first_event_us: int) -> None:
-        """Note that the rows in memory have seen everything below next_offset, up to event time complete_us."""
+        """Note that the rows in memory have seen all below next_offset, up to event time complete_us."""
         lane = self._owned[partition]
         if lane.starts_blind and first_event_us > NEVER_US:
             lane.forgotten_us = first_event_us

@@ -104,7 +104,7 @@ class HotRows:
         clean = np.flatnonzero((self.lane >= 0) & ~self.is_dirty & (self._used_at < self._clock))
         if len(clean) < wanted:
             raise RowsFullError(
-                f"{len(self)} hot rows, {len(clean)} of them clean, {wanted} more needed: raise state.hot_rows"
+                f"{len(self)} hot rows, {len(clean)} clean, {wanted} more needed: raise state.hot_rows"
             )
         count = min(len(clean), max(wanted, self.capacity // 10))
         oldest = np.argpartition(self._used_at[clean], count - 1)[:count]

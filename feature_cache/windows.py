@@ -213,5 +213,7 @@ def read_windows(
         if s >= 0:
             _aggregate(times[s], values[s], length[s], t, False, 0.0, windows_us, codes, out[i])
             known_us = max(known_us, forgotten[s])
+        else:
+            out[i] = 0.0
         if known_us > t - windows_us[-1]:
             incomplete[i] = True

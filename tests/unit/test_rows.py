@@ -1,0 +1,117 @@
+"""Rows survive packing, and leave memory only when nothing is lost by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_cache.layout import Layout, SequenceGroup, WindowGroup
+from feature_cache.packing import CorruptRowError, generation_of, pack, unpack
+from feature_cache.rows import HotRows, RowsFullError, WrongLaneError
+
+LAYOUT = Layout(
+    groups=(
+        WindowGroup(name="w", windows_us=(10,), window_labels=("w",), aggregates=("count",), capacity=5),
+        SequenceGroup(name="s", fields=("a", "b", "c"), length=2, capacity=4),
+    )
+)
+
+
+def filled(rows: HotRows, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Add `count` rows of random content."""
+    rng = np.random.default_rng(seed)
+    slots = rows.add([b"entity-%d" % i for i in range(count)], 0)
+    for group in rows.groups:
+        group.length[slots] = rng.integers(0, group.spec.capacity + 1, count)
+        group.forgotten[slots] = rng.integers(-(2**62), 2**62, count)
+        for slot in slots.tolist():
+            n = group.length[slot]
+            group.times[slot, :n] = rng.integers(-(2**62), 2**62, n)
+            group.values[slot, :n] = rng.normal(size=(n, group.spec.channels))
+    rows.alert_level[slots] = rng.integers(0, 255, count)
+    rows.alert_us[slots] = rng.integers(-(2**62), 2**62, count)
+    return slots
+
+
+@settings(deadline=None)
+@given(st.integers(0, 20), st.integers(0, 2**32), st.integers(0, 2**62))
+def test_a_row_unpacks_to_what_was_packed(count: int, seed: int, generation: int) -> None:
+    rows, copies = HotRows(LAYOUT, 32), HotRows(LAYOUT, 32)
+    slots = filled(rows, count, seed)
+
+    packed = pack(rows, slots, generation)
+    copied = copies.add(rows.keys(slots), 0)
+    unpack(copies, copied, packed)
+
+    assert pack(copies, copied, generation) == packed
+    assert all(generation_of(row) == generation for row in packed)
+    for group, copy in zip(rows.groups, copies.groups, strict=True):
+        for slot, twin in zip(slots.tolist(), copied.tolist(), strict=True):
+            n = group.length[slot]
+            np.testing.assert_array_equal(copy.times[twin, :n], group.times[slot, :n])
+            np.testing.assert_array_equal(copy.values[twin, :n], group.values[slot, :n])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.integers(0, 2**32), st.data())
+def test_damaged_bytes_are_refused_or_fit_the_layout(count: int, seed: int, data: st.DataObject) -> None:
+    rows = HotRows(LAYOUT, 16)
+    packed = pack(rows, filled(rows, count, seed), 1)
+    damaged = bytearray(packed[0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(damaged)))
+    copies = HotRows(LAYOUT, 16)
+    slots = copies.add([b"x"], 0)
+
+    for bad in (bytes(damaged), bytes(damaged[:cut])):
+        try:
+            unpack(copies, slots, [bad])
+        except CorruptRowError:
+            continue
+        assert all(0 <= group.length[slots[0]] <= group.spec.capacity for group in copies.groups)
+
+
+def test_rows_used_longest_ago_leave_first_and_changed_rows_stay() -> None:
+    rows = HotRows(LAYOUT, 10)
+    rows.find([])
+    slots = rows.add([b"%d" % i for i in range(10)], 0)
+    rows.is_dirty[slots[0]] = True
+    rows.find([b"%d" % i for i in range(2, 10)])
+    rows.find([])
+
+    rows.add([b"new"], 0)
+
+    assert rows.find([b"0", b"1", b"2"]).tolist()[1] == -1
+    assert len(rows) == 10
+
+
+def test_when_every_row_is_changed_there_is_no_room_until_they_are_written() -> None:
+    rows = HotRows(LAYOUT, 2)
+    rows.is_dirty[rows.add([b"a", b"b"], 0)] = True
+    rows.find([])
+
+    with pytest.raises(RowsFullError, match=r"state\.hot_rows"):
+        rows.add([b"c"], 0)
+
+
+def test_an_entity_on_two_partitions_stops_with_the_setting_to_mend() -> None:
+    rows = HotRows(LAYOUT, 2)
+    slots = rows.add([b"a"], 0)
+
+    with pytest.raises(WrongLaneError, match=r"source\.partitioner"):
+        rows.check_lane(slots, np.array([1], np.int32), [b"a"])
+
+
+def test_a_dropped_lane_leaves_no_trace_of_its_rows() -> None:
+    rows = HotRows(LAYOUT, 4)
+    filled(rows, 3, 1)
+
+    rows.drop_lane(0)
+    again = rows.add([b"entity-1"], 0)
+
+    assert all(group.length[again[0]] == 0 for group in rows.groups)
+    assert rows.alert_level[again[0]] == 0
+    assert len(rows) == 1

@@ -1,0 +1,47 @@
+"""Sequences are the last readings in event time, padded with the oldest one known."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_cache.layout import FOREVER_US, NEVER_US
+from feature_cache.sequences import apply_sequences
+
+STEPS, CHANNELS = 4, 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 60)), min_size=1, max_size=60), st.integers(STEPS, 12)
+)
+def test_a_sequence_is_the_last_readings_as_of_the_event(events: list[tuple[int, int]], capacity: int) -> None:
+    n = len(events)
+    times, values = np.zeros((2, capacity), np.int64), np.zeros((2, capacity, CHANNELS), np.float32)
+    out = np.full((n, STEPS, CHANNELS), np.nan, np.float32)
+    late, incomplete = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    readings = np.arange(n * CHANNELS, dtype=np.float32).reshape(n, CHANNELS)
+
+    apply_sequences(
+        np.array([e[0] for e in events], np.int64),
+        np.array([e[1] for e in events], np.int64),
+        readings,
+        times,
+        values,
+        np.zeros(2, np.int64),
+        np.full(2, NEVER_US, np.int64),
+        FOREVER_US,
+        out,
+        late,
+        incomplete,
+    )
+
+    for i, (slot, t) in enumerate(events):
+        if incomplete[i] and sum(s == slot for s, _ in events[:i]) >= STEPS:
+            continue  # the row had forgotten what a late reading asks for, and says so
+        before = sorted((u, j) for j, (s, u) in enumerate(events[:i]) if s == slot and u <= t)
+        kept = [readings[j] for _, j in before][-(STEPS - 1) :] + [readings[i]]
+        expected = [kept[0]] * (STEPS - len(kept)) + kept
+        np.testing.assert_array_equal(out[i], np.array(expected))
+        assert incomplete[i] == (len(kept) < STEPS)

@@ -1,0 +1,197 @@
+"""From a pipeline file to the parts of its line, each opened and checked before the first poll."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from prometheus_client import REGISTRY, CollectorRegistry
+from schemas.registry import Registry
+
+from feature_cache.lanes import Lanes
+from feature_cache.packing import pack, unpack
+from feature_cache.redis_store import open_redis
+from feature_cache.rows import HotRows
+from feature_cache.store import MemoryStore, Store
+from schemas.codec import Codec
+from schemas.schema import Schema, load_schema
+from worker.batch import Events
+from worker.batcher import Batcher
+from worker.breaker import DeadLetterBreaker
+from worker.config import Pipeline
+from worker.decide import DecisionPolicy, decide
+from worker.decode import DecodePlan, time_unit_us
+from worker.encode import Stamp
+from worker.features import enrich
+from worker.infer import Model, load_model
+from worker.lookups import Lookup
+from worker.metrics import Meter
+from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
+from worker.run import Line
+from worker.sink import Sink, producer_config
+from worker.source import Source, consumer_config, partition_count
+
+OpenStore = Callable[[str], Store]
+
+
+def store_opener() -> OpenStore:
+    """Open stores by address; one address is one store, so pipelines of a process share `memory://`."""
+    opened: dict[str, Store] = {}
+
+    def open_store(address: str) -> Store:
+        if address not in opened:
+            opened[address] = MemoryStore() if address.startswith("memory:") else open_redis(address)
+        return opened[address]
+
+    return open_store
+
+
+def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegistry = REGISTRY) -> Line:
+    """Open everything a pipeline needs; nothing is read yet.
+
+    Raises:
+        ConfigError, ModelError, SchemaError, StopWorker: what is wrong, in one line.
+    """
+    plan = feature_plan(pipeline)
+    schema = load_schema(pipeline.source.schema_ref, pipeline.base)
+    codec = _input_codec(pipeline, schema)
+    model = _model(pipeline, plan)
+    decision = decision_policy(pipeline)
+    properties = pipeline.kafka.client_properties()
+    source = Source(
+        consumer_config(
+            properties,
+            group=pipeline.kafka.group,
+            protocol=pipeline.kafka.protocol,
+            start=pipeline.source.start,
+        ),
+        pipeline.source.topic,
+    )
+    source.partition_count()  # a topic that does not exist stops the start
+    store = open_store(str(pipeline.state.store))
+    lanes = Lanes(HotRows(plan.layout, pipeline.state.hot_rows), store, pipeline.kafka.group)
+    lookups = tuple(
+        Lookup(
+            lookup,
+            open_store(str(lookup.owner.state.store)),
+            partition_count(source.consumer, lookup.owner.source.topic),
+        )
+        for lookup in plan.lookups
+    )
+    meter = Meter(pipeline.name, registry)
+    decode_plan = DecodePlan(
+        key=pipeline.source.key,
+        event_time=pipeline.source.event_time,
+        time_unit_us=time_unit_us(schema.arrow.field(pipeline.source.event_time).type),
+        max_future_us=pipeline.source.max_future_us,
+        finite=plan.finite,
+    )
+    _warm(codec, schema, plan, decision, meter)
+    transactional_id = _worker_id(pipeline) if pipeline.delivery.mode == "exactly_once" else None
+    sink = Sink(
+        producer_config(
+            properties,
+            worker_id=transactional_id,
+            transaction_timeout_ms=pipeline.delivery.transaction_timeout_ms,
+        ),
+        pipeline=pipeline.name,
+        dead_letters=pipeline.outputs.dead_letters,
+    )
+    return Line(
+        name=pipeline.name,
+        topic=pipeline.source.topic,
+        source=source,
+        codec=codec,
+        decode_plan=decode_plan,
+        feature_plan=plan,
+        lanes=lanes,
+        lookups=lookups,
+        batcher=Batcher(batch_policy(pipeline)),
+        model=model,
+        decision=decision,
+        stamp=_stamp(pipeline, plan, model, decision),
+        score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
+        alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
+        scores_topic=pipeline.outputs.scores or "",
+        alerts_topic=pipeline.outputs.alerts or "",
+        sink=sink,
+        breaker=DeadLetterBreaker(pipeline.dead_letters.stop_share, pipeline.dead_letters.min_events),
+        meter=meter,
+        start_at_end=pipeline.source.start == "latest",
+        commit_interval_ms=pipeline.delivery.commit_interval_ms,
+        write_interval_ms=pipeline.state.write_interval_ms,
+    )
+
+
+def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
+    source = pipeline.source
+    return Codec(
+        schema,
+        source.wire,
+        writers=[load_schema(ref, pipeline.base) for ref in source.writer_schemas],
+        registry=Registry(str(source.registry)) if source.registry else None,
+        max_bytes=source.max_record_bytes,
+    )
+
+
+def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec | None:
+    if topic is None:
+        return None
+    outputs = pipeline.outputs
+    registry = Registry(str(outputs.registry)) if outputs.registry else None
+    return Codec(load_schema(schema), outputs.wire, registry=registry, topic=topic)
+
+
+def _model(pipeline: Pipeline, plan: FeaturePlan) -> Model | None:
+    ref = pipeline.model
+    return None if ref is None else load_model(ref.folder, plan, ref.device)
+
+
+def _stamp(
+    pipeline: Pipeline, plan: FeaturePlan, model: Model | None, decision: DecisionPolicy | None
+) -> Stamp:
+    return Stamp(
+        source_topic=pipeline.source.topic,
+        model=model.card.name if model else "",
+        model_version=model.card.version if model else "",
+        policy_version=str(pipeline.policy_version),
+        event_id=pipeline.source.event_id,
+        severities=decision.severities if decision else (),
+        thresholds=decision.thresholds if decision else (),
+        feature_names=plan.names,
+        reference=dict(model.card.reference) if model else {},
+    )
+
+
+def _worker_id(pipeline: Pipeline) -> str:
+    """The transactional id: unique among live workers, stable across restarts where the file says one."""
+    name = pipeline.delivery.worker_id
+    return f"{pipeline.kafka.group}-{name if name else f'{socket.gethostname()}-{os.getpid()}'}"
+
+
+def _warm(
+    codec: Codec, schema: Schema, plan: FeaturePlan, decision: DecisionPolicy | None, meter: Meter
+) -> None:
+    """Compile every kernel and load the codec before the first event, on no events."""
+    codec.decode([])
+    empty = Events(
+        table=pa.RecordBatch.from_pylist([], schema=schema.arrow),
+        keys=[],
+        partition=np.zeros(0, np.int32),
+        offset=np.zeros(0, np.int64),
+        event_us=np.zeros(0, np.int64),
+        produced_ms=np.zeros(0, np.int64),
+        messages=[],
+        next_offsets={},
+        complete_us={},
+    )
+    rows = HotRows(plan.layout, 1)
+    enrich(empty, plan, Lanes(rows, MemoryStore(), "warm"), (), meter)
+    slots = rows.add([b"warm"], 0)
+    unpack(rows, slots, pack(rows, slots, 0))
+    if decision is not None:
+        none = np.zeros(0, np.int64)
+        decide(np.zeros(0, np.float32), none, none, rows.alert_level, rows.alert_us, decision)

@@ -1,0 +1,125 @@
+"""The columns that travel the line: polled records, decoded events, their features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Records:
+    """What one poll brought, as the bus gave it."""
+
+    values: list[bytes | None]
+    keys: list[bytes | None]
+    partition: NDArray[np.int32]  # (n,)
+    offset: NDArray[np.int64]  # (n,)
+    produced_ms: NDArray[np.int64]  # (n,) the producer's clock; -1 where it gave none
+    messages: list[Any]  # the client's messages, for the headers of those few that are rejected
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all values."""
+        return sum(len(value) for value in self.values if value is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """One record that becomes a dead letter."""
+
+    message: Any
+    partition: int
+    offset: int
+    stage: str  # decode | validate | state | score
+    reason: str  # a snake_case code, one of docs/dead-letters.md
+    detail: str  # what was found, what was expected
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Events:
+    """Decoded events in offset order by partition, and the next offset of everything polled with them."""
+
+    table: pa.RecordBatch  # (n rows) columns of the reader's schema
+    keys: list[bytes]  # (n,) the entity of each event
+    partition: NDArray[np.int32]  # (n,)
+    offset: NDArray[np.int64]  # (n,)
+    event_us: NDArray[np.int64]  # (n,) event time
+    produced_ms: NDArray[np.int64]  # (n,)
+    messages: list[Any]  # (n,)
+    next_offsets: dict[int, int]  # partition to the offset to read next; rejected records count too
+    complete_us: dict[int, int]  # partition to the event time that a time marker declared complete
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Features:
+    """What the model may read about each event, and how far it can be trusted."""
+
+    scalars: NDArray[np.float64]  # (n, f) columns in the order of FeaturePlan.names
+    sequences: dict[str, NDArray[np.float32]]  # name to (n, length, channels), oldest first
+    slots: NDArray[np.int64]  # (n,) row of each event's entity
+    is_muted: NDArray[np.bool_]  # (n,) the outcome is already published: state only
+    late: NDArray[np.bool_]  # (n,) too late to count in later windows
+    incomplete: NDArray[np.bool_]  # (n,) some window reaches back over something forgotten
+    degraded: NDArray[np.bool_]  # (n,) a lookup was older than allowed, or missing
+    lookup_age_ms: NDArray[np.int64]  # (n,) how far behind the oldest lookup was; -1 without lookups
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Batch:
+    """Events that go through the model together."""
+
+    events: Events
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+def join(parts: list[Batch]) -> Batch:
+    """One batch of several, in order; later next offsets win."""
+    if len(parts) == 1:
+        return parts[0]
+    events = [part.events for part in parts]
+    features = [part.features for part in parts]
+    next_offsets: dict[int, int] = {}
+    complete_us: dict[int, int] = {}
+    for part in events:
+        next_offsets.update(part.next_offsets)
+        complete_us.update(part.complete_us)
+
+    def flat(columns: list[Any]) -> Any:
+        return np.concatenate(columns)
+
+    return Batch(
+        events=Events(
+            table=pa.concat_batches([e.table for e in events]),
+            keys=[key for e in events for key in e.keys],
+            partition=flat([e.partition for e in events]),
+            offset=flat([e.offset for e in events]),
+            event_us=flat([e.event_us for e in events]),
+            produced_ms=flat([e.produced_ms for e in events]),
+            messages=[message for e in events for message in e.messages],
+            next_offsets=next_offsets,
+            complete_us=complete_us,
+        ),
+        features=Features(
+            scalars=flat([f.scalars for f in features]),
+            sequences={name: flat([f.sequences[name] for f in features]) for name in features[0].sequences},
+            slots=flat([f.slots for f in features]),
+            is_muted=flat([f.is_muted for f in features]),
+            late=flat([f.late for f in features]),
+            incomplete=flat([f.incomplete for f in features]),
+            degraded=flat([f.degraded for f in features]),
+            lookup_age_ms=flat([f.lookup_age_ms for f in features]),
+        ),
+    )

@@ -1,0 +1,151 @@
+"""The `penstock` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker.config import ConfigError, Pipeline, load_pipeline
+from worker.exits import Exit
+from worker.logs import configure_logs
+
+_EXAMPLES = """examples:
+  penstock demo --seconds 20                          both pipelines, simulated, no services needed
+  penstock validate pipelines/fraud.yaml              what a file would do, and which feature feeds the model
+  penstock run pipelines/fraud.yaml                   one member of the consumer group; start more to scale
+  penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
+  penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
+
+exit codes:
+""" + "\n".join(f"  {code.value:>2}  {code.name.lower().replace('_', ' ')}" for code in Exit)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (worker.exits)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return Exit.CONFIG
+    except KeyboardInterrupt:
+        return Exit.OK
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="penstock",
+        description="Score a Kafka topic with an ONNX model.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    run = command("run", "Run pipelines as a member of their consumer groups, until SIGTERM.")
+    run.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pipeline files; a thread each")
+    run.set_defaults(command=_run)
+
+    validate = command("validate", "Say what a pipeline file would do, or what is wrong with it.")
+    validate.add_argument("file", type=Path, metavar="FILE")
+    validate.add_argument("--json", action="store_true", help="for machines")
+    validate.set_defaults(command=_validate)
+
+    doctor = command("doctor", "Check Kafka, the store, the registry, the device and the model.")
+    doctor.add_argument("file", type=Path, metavar="FILE")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.set_defaults(command=_doctor)
+
+    health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
+    health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")
+    health.set_defaults(command=_healthcheck)
+
+    demo = command("demo", "Both pipelines on simulated traffic, on an embedded bus and an in-memory store.")
+    demo.add_argument("--seconds", type=float, default=60.0, help="how long (default 60)")
+    demo.add_argument("--fraud-rate", type=float, default=5000.0, help="transactions a second (default 5000)")
+    demo.add_argument("--sensor-rate", type=float, default=2000.0, help="readings a second (default 2000)")
+    demo.add_argument("--plain", action="store_true", help="one line a second instead of the live screen")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _logs_for(pipelines: Sequence[Pipeline]) -> None:
+    from schemas.schema import load_schema
+
+    secrets = {secret for pipeline in pipelines for secret in pipeline.secrets}
+    personal = {
+        field for p in pipelines for field in load_schema(p.source.schema_ref, p.base).personal_fields
+    }
+    configure_logs(secrets, personal, is_terminal=sys.stderr.isatty())
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from worker.service import serve
+
+    pipelines = [load_pipeline(file) for file in arguments.files]
+    _logs_for(pipelines)
+    return serve(pipelines)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from worker.validate import describe, describe_json
+
+    pipeline = load_pipeline(arguments.file)
+    print(json.dumps(describe_json(pipeline), indent=2) if arguments.json else describe(pipeline))
+    return Exit.OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from worker.doctor import examine, show
+
+    findings = examine(load_pipeline(arguments.file))
+    print(show(findings, as_json=arguments.json))
+    return Exit.OK if all(finding.works for finding in findings) else Exit.UNHEALTHY
+
+
+def _healthcheck(arguments: argparse.Namespace) -> int:
+    url = arguments.url or f"http://127.0.0.1:{os.environ.get('PENSTOCK_ADMIN_PORT', '8080')}/healthz"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            print(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        print(f"{url}: {error.code}: {error.read().decode()}", file=sys.stderr)
+        return Exit.UNHEALTHY
+    except OSError as error:
+        print(f"{url}: no answer ({error}): is the worker running, is the port right?", file=sys.stderr)
+        return Exit.UNHEALTHY
+    return Exit.OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from worker.demo import run_demo
+
+    return run_demo(
+        seconds=arguments.seconds,
+        fraud_rate=arguments.fraud_rate,
+        sensor_rate=arguments.sensor_rate,
+        is_plain=arguments.plain or not sys.stdout.isatty(),
+    )
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,135 @@
+"""Scores to alerts: thresholds, cool-down and hysteresis, with the alert's state in the entity's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+NONE, RAISED, UPDATED, CLEARED = range(4)
+LIFECYCLES = ("NONE", "RAISED", "UPDATED", "CLEARED")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionPolicy:
+    """When a score becomes an alert."""
+
+    severities: tuple[str, ...]  # by rising urgency
+    thresholds: tuple[float, ...]  # one each
+    alert_below: bool  # alert when the score is at or below the threshold instead of at or above
+    cooldown_us: int | None  # one alert per entity and cool-down, unless it gets worse
+    clear_margin: float | None  # raised until the score is this far back on the good side
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Decisions:
+    """What each score asks for."""
+
+    lifecycle: NDArray[np.uint8]  # (n,) NONE | RAISED | UPDATED | CLEARED
+    level: NDArray[np.uint8]  # (n,) severity 1.. of the alert; of a cleared one, the severity it had
+
+
+def decide(
+    scores: NDArray[np.float32],
+    event_us: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    alert_level: NDArray[np.uint8],
+    alert_us: NDArray[np.int64],
+    policy: DecisionPolicy,
+) -> Decisions:
+    """Decide in offset order, each entity after its own earlier events.
+
+    Args:
+        scores: (n,) NaN means "not scored" and never alerts.
+        event_us: (n,) event time, the clock of the cool-down.
+        slots: (n,) row of each event's entity.
+        alert_level, alert_us: (rows,) the rows' alert state, updated in place.
+
+    Returns:
+        (n,) lifecycle and severity.
+    """
+    sign = -1.0 if policy.alert_below else 1.0
+    lifecycle = np.zeros(len(scores), np.uint8)
+    level = np.zeros(len(scores), np.uint8)
+    thresholds = np.array(policy.thresholds, np.float64) * sign
+    urgency = scores.astype(np.float64) * sign
+    if policy.cooldown_us is not None:
+        _with_cooldown(
+            urgency, event_us, slots, alert_level, alert_us, thresholds, policy.cooldown_us, lifecycle, level
+        )
+    else:
+        margin = policy.clear_margin or 0.0
+        _with_hysteresis(
+            urgency, event_us, slots, alert_level, alert_us, thresholds, margin, lifecycle, level
+        )
+    return Decisions(lifecycle=lifecycle, level=level)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _severity(urgency: float, thresholds: Any) -> int:
+    """How many thresholds are reached; NaN reaches none."""
+    reached = 0
+    for k in range(thresholds.shape[0]):
+        if urgency >= thresholds[k]:
+            reached = k + 1
+    return reached
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _with_cooldown(
+    urgency: Any,
+    event_us: Any,
+    slots: Any,
+    alert_level: Any,
+    alert_us: Any,
+    thresholds: Any,
+    cooldown_us: int,
+    lifecycle: Any,
+    level: Any,
+) -> None:
+    """One alert per entity and cool-down; a worse one is an update of it."""
+    for i in range(urgency.shape[0]):
+        now = _severity(urgency[i], thresholds)
+        if now == 0:
+            continue
+        s = slots[i]
+        is_cooling = alert_level[s] > 0 and event_us[i] - alert_us[s] < cooldown_us
+        if is_cooling and now <= alert_level[s]:
+            continue
+        lifecycle[i] = UPDATED if is_cooling else RAISED
+        level[i] = now
+        alert_level[s] = now
+        alert_us[s] = event_us[i]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _with_hysteresis(
+    urgency: Any,
+    event_us: Any,
+    slots: Any,
+    alert_level: Any,
+    alert_us: Any,
+    thresholds: Any,
+    margin: float,
+    lifecycle: Any,
+    level: Any,
+) -> None:
+    """Raised at a threshold, updated when it gets worse, cleared only when well below the lowest."""
+    for i in range(urgency.shape[0]):
+        s = slots[i]
+        was = alert_level[s]
+        now = _severity(urgency[i], thresholds)
+        if now > was:
+            lifecycle[i] = UPDATED if was > 0 else RAISED
+            level[i] = now
+        elif was > 0 and urgency[i] < thresholds[0] - margin:
+            lifecycle[i] = CLEARED
+            level[i] = was
+            now = 0
+        else:
+            continue
+        alert_level[s] = now
+        alert_us[s] = event_us[i]

@@ -1,0 +1,180 @@
+"""Record bytes to event columns; whatever cannot be scored leaves here with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas.codec import Codec
+from worker.batch import Events, Records, Rejected
+
+TIME_MARKER = "penstock.time-marker"  # header of a record without value; see docs/time.md
+_LATEST_US = 2**61  # beyond this, microseconds would overflow in sums with a window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodePlan:
+    """What makes a record an event of this pipeline."""
+
+    key: str  # event field that must equal the record key
+    event_time: str  # event field
+    time_unit_us: int  # microseconds per unit of that field
+    max_future_us: int | None
+    finite: tuple[str, ...]  # numeric fields that features read: neither null, NaN nor infinite
+
+
+def time_unit_us(kind: pa.DataType) -> int:
+    """Microseconds per unit of an event-time column; plain integers are milliseconds."""
+    return 1 if pa.types.is_timestamp(kind) and kind.unit == "us" else 1000
+
+
+@dataclass(slots=True)
+class _Verdict:
+    """Which rows of a decoded table are kept, and why the others are not."""
+
+    keep: NDArray[np.bool_]
+    why: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def reject(self, rows: NDArray[np.bool_], reason: str, detail: str) -> None:
+        for row in np.flatnonzero(rows & self.keep).tolist():
+            self.why[row] = (reason, detail)
+        self.keep &= ~rows
+
+
+def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tuple[Events, list[Rejected]]:
+    """Turn records into events.
+
+    Args:
+        now_us: wall clock, for the bound on event times in the future.
+
+    Returns:
+        The events in the order of their records, and every other record with its reason; together they
+        account for all records but time markers. Never raises on bad input.
+    """
+    complete_us, markers = _time_markers(records)
+    decoded = codec.decode(records.values)
+    rejected = [
+        _rejected(records, reject.row, "decode", reject.reason, reject.detail)
+        for reject in decoded.rejects
+        if reject.row not in markers
+    ]
+    table, rows = decoded.table, decoded.rows
+    keys = records.keys if len(rows) == len(records) else [records.keys[row] for row in rows.tolist()]
+    event_us, verdict = _validate(table, keys, plan, now_us)
+    if verdict.why:
+        for row, (reason, detail) in sorted(verdict.why.items()):
+            rejected.append(_rejected(records, int(rows[row]), "validate", reason, detail))
+        kept = np.flatnonzero(verdict.keep)
+        table, rows, event_us = table.take(pa.array(kept)), rows[kept], event_us[kept]
+        keys = [keys[row] for row in kept.tolist()]
+    return Events(
+        table=table,
+        keys=keys,  # type: ignore[arg-type]  # rows without a key are gone
+        partition=records.partition[rows],
+        offset=records.offset[rows],
+        event_us=event_us,
+        produced_ms=records.produced_ms[rows],
+        messages=[records.messages[row] for row in rows.tolist()],
+        next_offsets=_next_offsets(records),
+        complete_us=complete_us,
+    ), rejected
+
+
+def _next_offsets(records: Records) -> dict[int, int]:
+    return {
+        partition: int(records.offset[records.partition == partition].max()) + 1
+        for partition in np.unique(records.partition).tolist()
+    }
+
+
+def _rejected(records: Records, row: int, stage: str, reason: str, detail: str) -> Rejected:
+    return Rejected(
+        message=records.messages[row],
+        partition=int(records.partition[row]),
+        offset=int(records.offset[row]),
+        stage=stage,
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _time_markers(records: Records) -> tuple[dict[int, int], set[int]]:
+    """Event time declared complete by partition, and the rows that say so."""
+    complete_us: dict[int, int] = {}
+    rows: set[int] = set()
+    if None not in records.values:
+        return complete_us, rows
+    for row, value in enumerate(records.values):
+        if value is not None:
+            continue
+        for name, text in records.messages[row].headers() or ():
+            if name == TIME_MARKER and text and text.isdigit():
+                rows.add(row)
+                partition = int(records.partition[row])
+                complete_us[partition] = max(complete_us.get(partition, 0), int(text) * 1000)
+    return complete_us, rows
+
+
+def _validate(
+    table: pa.RecordBatch, keys: list[bytes | None], plan: DecodePlan, now_us: int
+) -> tuple[NDArray[np.int64], _Verdict]:
+    """(n,) event time in microseconds, and which rows may be scored."""
+    verdict = _Verdict(keep=np.ones(table.num_rows, np.bool_))
+    time = table.column(plan.event_time)
+    ticks = _int64(time)
+    latest = _LATEST_US if plan.max_future_us is None else now_us + plan.max_future_us
+    if time.null_count:
+        verdict.reject(_nulls(time), "null_event_time", f"{plan.event_time} is null, expected a time")
+    verdict.reject(ticks < 0, "event_time_too_old", f"{plan.event_time} is before 1970-01-01")
+    verdict.reject(
+        ticks > latest // plan.time_unit_us,
+        "event_time_in_future",
+        f"{plan.event_time} is further ahead of the clock than source.max_future allows",
+    )
+    for name in plan.finite:
+        column = table.column(name)
+        if column.null_count:
+            verdict.reject(_nulls(column), "null_value", f"{name} is null, expected a number")
+        if pa.types.is_floating(column.type):
+            finite = np.isfinite(column.to_numpy(zero_copy_only=False))
+            verdict.reject(~finite & ~_nulls(column), "not_finite", f"{name} is NaN or infinite")
+    _check_keys(table.column(plan.key), keys, plan.key, verdict)
+    return np.where(verdict.keep, ticks, 0) * plan.time_unit_us, verdict
+
+
+def _check_keys(column: pa.Array, keys: list[bytes | None], name: str, verdict: _Verdict) -> None:
+    """The record key names the entity, and the event must say the same; one comparison when all is well."""
+    text = column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
+    if not text.null_count and None not in keys:
+        ends = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
+        if len(keys) == 0:
+            return
+        data = text.buffers()[2]
+        field_bytes = b"" if data is None else bytes(memoryview(data)[ends[0] : ends[-1]])
+        lengths = np.fromiter(map(len, keys), np.int32, len(keys))  # type: ignore[arg-type]
+        if np.array_equal(lengths, np.diff(ends)) and b"".join(keys) == field_bytes:  # type: ignore[arg-type]
+            verdict.reject(lengths == 0, "missing_key", f"the record key and {name} are empty")
+            return
+    expected = [value.encode() if value is not None else None for value in text.to_pylist()]
+    missing = np.array([not key for key in keys], np.bool_)
+    verdict.reject(missing, "missing_key", f"the record has no key, expected the value of {name}")
+    differs = np.array([a != b for a, b in zip(keys, expected, strict=True)], np.bool_)
+    verdict.reject(differs, "key_mismatch", f"the record key is not the value of {name}")
+
+
+def _nulls(column: pa.Array) -> NDArray[np.bool_]:
+    nulls: NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
+    return nulls
+
+
+def _int64(column: pa.Array) -> NDArray[np.int64]:
+    """Times as integers of their own unit, 0 where null."""
+    ticks = column.cast(pa.int64())
+    if ticks.null_count:
+        ticks = ticks.fill_null(0)
+    whole: NDArray[np.int64] = ticks.to_numpy(zero_copy_only=False)
+    return whole

@@ -1,0 +1,128 @@
+"""What of a pipeline's surroundings works, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from schemas.registry import Registry
+
+from feature_cache.store import StoreUnavailableError
+from schemas.schema import load_schema
+from worker.assemble import store_opener
+from worker.config import Pipeline
+from worker.exits import StopWorker
+from worker.infer import ModelError, load_model
+from worker.plan import feature_plan
+from worker.source import partition_count
+from worker.yaml_lines import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing examined."""
+
+    what: str
+    works: bool
+    found: str
+    do: str = ""  # empty when it works
+
+
+def examine(pipeline: Pipeline) -> list[Finding]:
+    """Check each of Kafka, its topics, the store, the registry, the device and the model; never raises."""
+    findings = [_kafka(pipeline)]
+    if findings[0].works:
+        findings += _topics(pipeline)
+    findings.append(_store(pipeline))
+    if pipeline.source.registry or pipeline.outputs.registry:
+        findings.append(_registry(pipeline))
+    findings.append(_schema(pipeline))
+    if pipeline.model is not None:
+        findings.append(_model(pipeline))
+    return findings
+
+
+def show(findings: list[Finding], *, as_json: bool) -> str:
+    """A line each for a person, or one JSON list."""
+    if as_json:
+        return json.dumps([asdict(finding) for finding in findings], indent=2)
+    lines = []
+    for f in findings:
+        lines.append(f"{'ok  ' if f.works else 'FAIL'}  {f.what:<14}  {f.found}")
+        if f.do:
+            lines.append(f"      {'':<14}  -> {f.do}")
+    return "\n".join(lines)
+
+
+def _check(what: str, check: Callable[[], str], do: str) -> Finding:
+    try:
+        return Finding(what=what, works=True, found=check())
+    except (KafkaException, StopWorker, StoreUnavailableError, ModelError, ConfigError, ValueError) as error:
+        return Finding(what=what, works=False, found=str(error), do=do)
+    except Exception as error:
+        return Finding(what=what, works=False, found=f"{type(error).__name__}: {error}", do=do)
+
+
+def _admin(pipeline: Pipeline) -> AdminClient:
+    return AdminClient({**pipeline.kafka.client_properties(), "socket.timeout.ms": 5000, "log_level": 0})
+
+
+def _kafka(pipeline: Pipeline) -> Finding:
+    def check() -> str:
+        brokers = _admin(pipeline).list_topics(timeout=5).brokers
+        return f"{len(brokers)} broker(s): " + ", ".join(f"{b.host}:{b.port}" for b in brokers.values())
+
+    return _check(
+        "kafka", check, f"is a broker at {pipeline.kafka.bootstrap!s}? Set PENSTOCK_KAFKA or kafka.bootstrap"
+    )
+
+
+def _topics(pipeline: Pipeline) -> list[Finding]:
+    outputs = pipeline.outputs
+    topics = [pipeline.source.topic, outputs.scores, outputs.alerts, outputs.dead_letters]
+    client = _admin(pipeline)
+    return [
+        _check(
+            f"topic {topic}"[:40],
+            lambda t=topic: f"{partition_count(client, t)} partition(s)",  # type: ignore[misc]
+            f"create topic {topic}, or name another in {pipeline.path}",
+        )
+        for topic in topics
+        if topic
+    ]
+
+
+def _store(pipeline: Pipeline) -> Finding:
+    def check() -> str:
+        return store_opener()(str(pipeline.state.store)).ping()
+
+    return _check("store", check, "is Redis running there? Set PENSTOCK_STORE or state.store")
+
+
+def _registry(pipeline: Pipeline) -> Finding:
+    def check() -> str:
+        return Registry(str(pipeline.source.registry or pipeline.outputs.registry)).ping()
+
+    return _check("registry", check, "is the registry's URL right? Set PENSTOCK_REGISTRY or source.registry")
+
+
+def _schema(pipeline: Pipeline) -> Finding:
+    def check() -> str:
+        schema = load_schema(pipeline.source.schema_ref, pipeline.base)
+        return f"{schema.name}, fingerprint {schema.fingerprint:016x}"
+
+    return _check("schema", check, "mend source.schema")
+
+
+def _model(pipeline: Pipeline) -> Finding:
+    ref = pipeline.model
+    assert ref is not None
+
+    def check() -> str:
+        model = load_model(ref.folder, feature_plan(pipeline), ref.device)
+        return f"{model.card.name} {model.card.version} on {model.device}, golden vectors equal"
+
+    return _check("model", check, "mend the model folder, or set model.device to one that this machine has")

@@ -1,0 +1,96 @@
+"""Scores and alerts to record bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.schema import load_schema
+from schemas.table import to_table
+from worker.batch import Batch
+from worker.decide import LIFECYCLES, NONE, Decisions
+from worker.reasons import reasons
+
+SCORE = load_schema("score")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What every output of this worker says of itself."""
+
+    source_topic: str
+    model: str
+    model_version: str
+    policy_version: str
+    event_id: str  # event field
+    severities: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    reference: dict[str, Any]  # per feature: what the training rows looked like
+
+
+def score_table(
+    batch: Batch, scores: NDArray[np.float32], rows: NDArray[np.int64], stamp: Stamp, now_us: int
+) -> Any:
+    """The score records of these rows, as a table in the order of score.avsc."""
+    events, features = batch.events, batch.features
+    is_all = len(rows) == len(events)
+    ids = events.table.column(stamp.event_id).cast(pa.string())
+    age_ms = features.lookup_age_ms[rows]
+    columns = {
+        "event_id": ids if is_all else ids.take(pa.array(rows)),
+        "key": pa.array([events.keys[row] for row in rows.tolist()], pa.binary()).cast(pa.string()),
+        "source_topic": stamp.source_topic,
+        "source_partition": events.partition[rows],
+        "source_offset": events.offset[rows],
+        "event_time": events.event_us[rows],
+        "scored_at": now_us,
+        "score": scores[rows],
+        "model": stamp.model,
+        "model_version": stamp.model_version,
+        "policy_version": stamp.policy_version,
+        "late": features.late[rows],
+        "incomplete": features.incomplete[rows],
+        "degraded": features.degraded[rows],
+        "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0),
+    }
+    return to_table(SCORE, columns, rows=len(rows))
+
+
+def alert_rows(
+    batch: Batch,
+    scores: NDArray[np.float32],
+    decisions: Decisions,
+    rows: NDArray[np.int64],
+    stamp: Stamp,
+    now_us: int,
+) -> list[dict[str, Any]]:
+    """The alert records among these rows; alerts are rare, so they are built one by one."""
+    alerting = rows[decisions.lifecycle[rows] != NONE]
+    if not len(alerting):
+        return []
+    table = score_table(batch, scores, alerting, stamp, now_us)
+    names = stamp.feature_names
+    alerts = []
+    for row, fields in zip(alerting.tolist(), table.to_pylist(), strict=True):
+        values = batch.features.scalars[row]
+        level = int(decisions.level[row])
+        lifecycle = LIFECYCLES[int(decisions.lifecycle[row])]
+        severity = stamp.severities[level - 1]
+        alerts.append(
+            {
+                **fields,
+                "alert_id": f"{stamp.source_topic}-{fields['source_partition']}-{fields['source_offset']}",
+                "severity": severity,
+                "lifecycle": lifecycle,
+                "reason": f"score {fields['score']:.4g} against {severity} threshold "
+                f"{stamp.thresholds[level - 1]:.4g}",
+                "reasons": reasons(names, values, stamp.reference),
+                "features": dict(zip(names, values.tolist(), strict=True)),
+            }
+        )
+    return alerts

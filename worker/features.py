@@ -1,0 +1,162 @@
+"""Features of each event: of itself, of its entity's rows, of rows that other pipelines keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_cache.lanes import Lanes
+from feature_cache.layout import NEVER_US
+from feature_cache.sequences import apply_sequences
+from feature_cache.windows import aggregate_codes, apply_windows
+from worker.batch import Events, Features
+from worker.config import CalendarFeature
+from worker.lookups import Lookup
+from worker.metrics import Meter
+from worker.plan import FeaturePlan
+
+_HOUR_US = 3_600_000_000
+
+
+def numbers(table: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+    """(n,) an event field as float64; booleans are 0 and 1."""
+    column = table.column(name)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+def calendar(event_us: NDArray[np.int64], feature: CalendarFeature) -> NDArray[np.bool_]:
+    """(n,) whether the event time lies in the part of the week or day, in UTC."""
+    if feature.is_ == "weekend":
+        weekday = (event_us // (24 * _HOUR_US) + 3) % 7  # day 0, 1970-01-01, was a Thursday; Monday is 0
+        return np.asarray(weekday >= 5)
+    assert feature.hours is not None
+    hour = event_us // _HOUR_US % 24
+    return np.asarray((hour >= feature.hours[0]) & (hour < feature.hours[1]))
+
+
+def enrich(
+    events: Events, plan: FeaturePlan, lanes: Lanes, lookups: tuple[Lookup, ...], meter: Meter
+) -> Features:
+    """Compute every feature as of each event's own time, and let the rows remember the events.
+
+    Rows change in offset order; lookups are read first, so an error of a store leaves no trace and the
+    same events can be enriched again.
+
+    Raises:
+        StoreUnavailableError, FencedError, RowsFullError, WrongLaneError: see Lanes.load.
+    """
+    n = len(events)
+    scalars = np.zeros((n, len(plan.names)))
+    late, incomplete, degraded = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    lookup_age_ms = np.full(n, -1, np.int64)
+    for lookup in lookups:
+        found = lookup.read(events)
+        scalars[:, lookup.columns] = found.values
+        incomplete |= found.incomplete
+        degraded |= found.is_stale
+        lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
+    slots, loaded, new = lanes.load(events.keys, events.partition)
+    meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
+    for column, field in plan.fields:
+        scalars[:, column] = numbers(events.table, field)
+    for column, feature in plan.calendars:
+        scalars[:, column] = calendar(events.event_us, feature)
+    sequences = _remember(events, plan, lanes, slots, scalars, late, incomplete)
+    lanes.rows.is_dirty[slots] = True
+    return Features(
+        scalars=scalars,
+        sequences=sequences,
+        slots=slots,
+        is_muted=_advance(events, lanes),
+        late=late,
+        incomplete=incomplete,
+        degraded=degraded,
+        lookup_age_ms=lookup_age_ms,
+    )
+
+
+def _remember(
+    events: Events,
+    plan: FeaturePlan,
+    lanes: Lanes,
+    slots: NDArray[np.int64],
+    scalars: NDArray[np.float64],
+    late: NDArray[np.bool_],
+    incomplete: NDArray[np.bool_],
+) -> dict[str, NDArray[np.float32]]:
+    """Fill the window columns, return the sequences, and update the rows."""
+    arrays = {group.spec.name: group for group in lanes.rows.groups}
+    lane_forgotten_us = _lane_forgotten(events, lanes)
+    for column, group, field in plan.windows:
+        kept = arrays[group.name]
+        out = np.empty((len(events), len(group.columns)))
+        apply_windows(
+            slots,
+            events.event_us,
+            numbers(events.table, field),
+            kept.times,
+            kept.values.reshape(kept.times.shape),
+            kept.length,
+            kept.forgotten,
+            lane_forgotten_us,
+            np.array(group.windows_us, np.int64),
+            aggregate_codes(group.aggregates),
+            group.history_us,
+            out,
+            late,
+            incomplete,
+        )
+        scalars[:, column : column + out.shape[1]] = out
+    sequences: dict[str, NDArray[np.float32]] = {}
+    for sequence in plan.sequences:
+        kept = arrays[sequence.name]
+        readings = np.empty((len(events), len(sequence.fields)), np.float32)
+        for channel, field in enumerate(sequence.fields):
+            readings[:, channel] = numbers(events.table, field)
+        out_f32 = np.empty((len(events), sequence.length, len(sequence.fields)), np.float32)
+        apply_sequences(
+            slots,
+            events.event_us,
+            readings,
+            kept.times,
+            kept.values,
+            kept.length,
+            kept.forgotten,
+            sequence.history_us,
+            out_f32,
+            late,
+            incomplete,
+        )
+        sequences[sequence.name] = out_f32
+    return sequences
+
+
+def _lane_forgotten(events: Events, lanes: Lanes) -> NDArray[np.int64]:
+    """(n,) the event time before which the event's lane knows nothing at all."""
+    forgotten_us = np.full(len(events), NEVER_US, np.int64)
+    for partition in np.unique(events.partition).tolist():
+        lane, here = lanes[partition], events.partition == partition
+        # A lane that starts blind learns with its first event since when it knows anything.
+        forgotten_us[here] = events.event_us[here][0] if lane.starts_blind else lane.forgotten_us
+    return forgotten_us
+
+
+def _advance(events: Events, lanes: Lanes) -> NDArray[np.bool_]:
+    """Move the lanes' watermarks; (n,) which events already have their outcome."""
+    is_muted = np.zeros(len(events), np.bool_)
+    for partition, next_offset in events.next_offsets.items():
+        here = events.partition == partition
+        complete_us = events.complete_us.get(partition, NEVER_US)
+        first_us = NEVER_US
+        if here.any():
+            times_us = events.event_us[here]
+            first_us = int(times_us[0])
+            # Another event of the newest time may follow: only what is before it is complete.
+            complete_us = max(complete_us, int(times_us.max()) - 1)
+            is_muted[here] = events.offset[here] < lanes[partition].mute_until
+        lanes.advance(partition, next_offset, complete_us, first_us)
+    return is_muted

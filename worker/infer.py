@@ -1,0 +1,188 @@
+"""Feature columns to scores through ONNX Runtime, on the device asked for or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from worker.batch import Features
+from worker.model_file import ModelCard, check_sha256, load_model_card
+from worker.plan import FeaturePlan
+
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {"cpu": _CPU, "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_WARM_ROWS = (1, 64, 1024)  # the shapes met first; ONNX Runtime plans memory at the first run of a shape
+
+
+class ModelError(Exception):
+    """A model version that must not serve; the message says which check failed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Feed:
+    """What one input tensor of the model is made of."""
+
+    tensor: str
+    columns: NDArray[np.int64] | None  # scalar columns in tensor order
+    sequence: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Model:
+    """A loaded, checked and warm model version."""
+
+    card: ModelCard
+    session: Any  # ort.InferenceSession
+    feeds: tuple[Feed, ...]
+    device: str  # where it really runs: cpu, cuda:N, tensorrt:N
+
+
+def infer(model: Model, features: Features) -> NDArray[np.float32]:
+    """(n,) scores of the batch; not finite where the model could not say."""
+    tensors = {
+        feed.tensor: features.sequences[feed.sequence]
+        if feed.sequence is not None
+        else np.ascontiguousarray(features.scalars[:, feed.columns], np.float32)
+        for feed in model.feeds
+    }
+    return _run(model.session, model.card, tensors)
+
+
+def _run(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    output: NDArray[np.float32] = session.run([card.output.tensor], tensors)[0]
+    if output.ndim == 2:
+        output = output[:, card.output.column or 0]
+    return np.ascontiguousarray(output, np.float32)
+
+
+def load_model(folder: Path, plan: FeaturePlan, device: str) -> Model:
+    """Load a version, prove it on its device, and warm it up.
+
+    Raises:
+        ModelError: the file is not the one the card describes, does not run on the device, needs a feature
+            that the pipeline does not compute, or misses its golden vectors.
+        ConfigError: the card itself is wrong.
+    """
+    card = load_model_card(folder)
+    check_sha256(card)
+    session, ran_on = _open(folder / card.file, device)
+    model = Model(card=card, session=session, feeds=_feeds(card, plan, session, folder), device=ran_on)
+    _check_golden(model, folder)
+    _warm(model, plan)
+    return model
+
+
+def _open(path: Path, device: str) -> tuple[Any, str]:
+    """A session on the device; `auto` takes CUDA where it works and says what it took."""
+    if device != "auto":
+        return _session(path, device), device
+    if _PROVIDERS["cuda"] in ort.get_available_providers() and not _has_tree_operators(path):
+        try:
+            return _session(path, "cuda:0"), "cuda:0"
+        except ModelError:
+            pass  # auto means: the CPU will do; the device taken is logged and on /readyz
+    return _session(path, "cpu"), "cpu"
+
+
+def _has_tree_operators(path: Path) -> bool:
+    # ONNX Runtime has tree ensembles on the CPU only (no such kernel in the CUDA provider).
+    return b"TreeEnsemble" in path.read_bytes()
+
+
+def _session(path: Path, device: str) -> Any:
+    kind, _, number = device.partition(":")
+    options = ort.SessionOptions()
+    # One thread, no spinning: the loop is one straight line, and idle cores belong to the other workers.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    provider: Any = _PROVIDERS[kind]
+    if kind != "cpu":
+        # Without these, a missing library or an unsupported node would silently be a CPU session.
+        ort.preload_dlls()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        provider = (
+            provider,
+            {"device_id": number, "use_tf32": "0"} if kind == "cuda" else {"device_id": number},
+        )
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+    except Exception as error:
+        raise ModelError(
+            f"{path}: does not run on {device}: {str(error).strip().splitlines()[0]}; expected a device "
+            f"that can run every node (model.device: auto or cpu runs it on the CPU)"
+        ) from error
+    if _PROVIDERS[kind] not in session.get_providers():
+        raise ModelError(
+            f"{path}: asked for {device}, ONNX Runtime gave {session.get_providers()}: are the extra `cuda` "
+            f"and the driver installed? (`penstock doctor` shows what is missing)"
+        )
+    return session
+
+
+def _feeds(card: ModelCard, plan: FeaturePlan, session: Any, folder: Path) -> tuple[Feed, ...]:
+    """Match the card's inputs with the model's tensors and the pipeline's features."""
+    tensors = {tensor.name for tensor in session.get_inputs()}
+    if tensors != {feed.tensor for feed in card.inputs}:
+        raise ModelError(
+            f"{folder}: model.yaml names the inputs {sorted(feed.tensor for feed in card.inputs)}, "
+            f"{card.file} has {sorted(tensors)}"
+        )
+    outputs = {tensor.name for tensor in session.get_outputs()}
+    if card.output.tensor not in outputs:
+        raise ModelError(
+            f"{folder}: model.yaml reads output {card.output.tensor!r}, {card.file} has {sorted(outputs)}"
+        )
+    feeds = []
+    sequences = {sequence.name for sequence in plan.sequences}
+    for entry in card.inputs:
+        wanted = {entry.sequence} if entry.sequence is not None else set(entry.features)
+        have = sequences if entry.sequence is not None else set(plan.names)
+        if missing := sorted(wanted - have):
+            raise ModelError(
+                f"{folder}: input {entry.tensor!r} needs {missing}, which the pipeline does not compute; "
+                f"it computes {sorted(have)}"
+            )
+        columns = None
+        if entry.sequence is None:
+            columns = np.array([plan.names.index(name) for name in entry.features], np.int64)
+        feeds.append(Feed(tensor=entry.tensor, columns=columns, sequence=entry.sequence))
+    return tuple(feeds)
+
+
+def _check_golden(model: Model, folder: Path) -> None:
+    """Score the recorded rows and compare: a wrong build, device or file shows here and not in production."""
+    path = folder / "golden.npz"
+    if not path.exists():
+        raise ModelError(f"{path}: not found, expected inputs and their expected scores")
+    with np.load(path, allow_pickle=False) as golden:
+        tensors = {feed.tensor: golden[feed.tensor] for feed in model.feeds}
+        expected, rtol, atol = golden["expected"], float(golden["rtol"]), float(golden["atol"])
+    scores = _run(model.session, model.card, tensors)
+    if scores.shape != expected.shape:
+        raise ModelError(f"{path}: found {scores.shape} scores, expected {expected.shape}")
+    worst = float(np.max(np.abs(scores - expected) - rtol * np.abs(expected)))
+    if not worst <= atol:
+        raise ModelError(
+            f"{path}: scores on {model.device} differ by {worst:.3g} from the expected, allowed {atol:.3g}"
+        )
+
+
+def _warm(model: Model, plan: FeaturePlan) -> None:
+    """Run the shapes met first, so that the first event does not pay for them."""
+    shapes = {s.name: (s.length, len(s.fields)) for s in plan.sequences}
+    for rows in _WARM_ROWS:
+        tensors = {
+            feed.tensor: np.zeros((rows, *shapes[feed.sequence]), np.float32)
+            if feed.sequence is not None
+            else np.zeros((rows, len(feed.columns) if feed.columns is not None else 0), np.float32)
+            for feed in model.feeds
+        }
+        _run(model.session, model.card, tensors)

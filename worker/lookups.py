@@ -1,0 +1,101 @@
+"""Rows of another pipeline, as columns beside our events: waited for or used as they are, and dated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import consistent, murmur2
+from numpy.typing import NDArray
+
+from feature_cache.layout import NEVER_US
+from feature_cache.lookup import LookedUp, read_lookup
+from feature_cache.store import Store
+from worker.batch import Events
+from worker.plan import LookupPlan
+
+_POLL_S = 0.005  # how often a lane that lags is asked again
+_KNOWN_LANES = 1_000_000  # entities whose lane is remembered
+_UNKNOWN_AGE_MS = 2**53  # the owner has stored nothing yet
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Looked:
+    """What a lookup gives each event."""
+
+    values: NDArray[np.float64]  # (n, columns)
+    age_ms: NDArray[np.int64]  # (n,) how far the owner was behind the event
+    is_stale: NDArray[np.bool_]  # (n,) further than max_age: the default was used
+    incomplete: NDArray[np.bool_]  # (n,)
+
+
+class Lookup:
+    """One lookup of the pipeline file."""
+
+    def __init__(
+        self, plan: LookupPlan, store: Store, lane_count: int, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._lane_count = lane_count  # partitions of the owner's topic
+        self._partition_of = murmur2 if plan.owner.source.partitioner == "murmur2" else consistent
+        self._lane_of: dict[bytes, int] = {}
+        self._clock_s = clock_s
+        self.columns = slice(plan.column, plan.column + len(plan.group.columns))
+
+    def read(self, events: Events) -> Looked:
+        """The other pipeline's windows as of each event.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        encoded = events.table.column(self._plan.feature.key).cast(pa.string()).dictionary_encode()
+        keys = [text.encode() for text in encoded.dictionary.to_pylist()]
+        key_index = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        found = self._read_when_ready(keys, key_index, events.event_us)
+        feature = self._plan.feature
+        behind_us = np.maximum(events.event_us - found.complete_us, 0)
+        never = found.complete_us == NEVER_US
+        is_stale = never | (behind_us > feature.max_age_us)
+        return Looked(
+            values=np.where(is_stale[:, None], feature.default, found.values),
+            age_ms=np.where(never, _UNKNOWN_AGE_MS, behind_us // 1000),
+            is_stale=is_stale,
+            incomplete=found.incomplete & ~is_stale,
+        )
+
+    def _read_when_ready(
+        self, keys: list[bytes], key_index: NDArray[np.int64], event_us: NDArray[np.int64]
+    ) -> LookedUp:
+        """Read at once, or again and again until the owner has reached every event's time."""
+        plan, lanes = self._plan, self._lanes(keys)
+        deadline_s = self._clock_s() + plan.feature.wait_at_most_ms / 1000
+        while True:
+            found = read_lookup(
+                self._store,
+                plan.owner.kafka.group,
+                plan.layout,
+                plan.group,
+                keys,
+                lanes,
+                key_index,
+                event_us,
+            )
+            if plan.feature.when_behind == "use" or bool((found.complete_us >= event_us).all()):
+                return found
+            if self._clock_s() >= deadline_s:
+                return found
+            time.sleep(_POLL_S)
+
+    def _lanes(self, keys: list[bytes]) -> NDArray[np.int32]:
+        """(k,) the partition that the owner's producers put each entity on."""
+        if len(self._lane_of) > _KNOWN_LANES:
+            self._lane_of.clear()
+        known = self._lane_of
+        for key in keys:
+            if key not in known:
+                known[key] = self._partition_of(key, self._lane_count)
+        return np.fromiter(map(known.__getitem__, keys), np.int32, len(keys))

@@ -1,0 +1,141 @@
+"""What the worker counts, by pipeline: children bound once, observed once a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+STAGES = ("poll", "decode", "features", "infer", "decide", "encode", "send", "commit", "write")
+
+
+class Families:
+    """The metric families; one set a registry, shared by the pipelines of a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"penstock_{name}", text, ("pipeline", *labels), registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"penstock_{name}", text, ("pipeline", *labels), registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(
+                f"penstock_{name}", text, ("pipeline", *labels), buckets=buckets, registry=registry
+            )
+
+        self.events = counter("events", "Events decoded and applied to state.")
+        self.scores = counter("scores", "Scores published.")
+        self.alerts = counter("alerts", "Alerts published.", "severity", "lifecycle")
+        self.dead_letters = counter("dead_letters", "Records that could not be scored.", "reason")
+        self.batches = counter("batches", "Batches, by what made them leave.", "reason")
+        self.batch_rows = histogram("batch_rows", "Events in a batch.", _ROWS)
+        self.stage_seconds = histogram("stage_seconds", "Time in a stage, per batch.", _SECONDS, "stage")
+        self.event_to_score = histogram(
+            "event_to_score_seconds",
+            "From a record's own timestamp to its score handed to the client.",
+            _SECONDS,
+        )
+        self.lag_records = gauge("lag_records", "Records of a partition not yet polled.", "partition")
+        self.lag_seconds = gauge(
+            "lag_seconds", "Age of the newest record polled of a partition.", "partition"
+        )
+        self.rows = counter("rows", "Rows by where they were found: hit, loaded, new.", "result")
+        self.hot_rows = gauge("hot_rows", "Rows in process memory.")
+        self.late = counter("late", "Events too late to count in later windows.")
+        self.incomplete = counter("incomplete", "Scores whose windows reach back over something forgotten.")
+        self.degraded = counter("degraded", "Scores with a lookup older than allowed.")
+        self.state_writes = counter("state_writes", "Writes of a lane's rows: ok, unavailable.", "result")
+        self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
+
+
+_BOUND: dict[int, Families] = {}
+
+
+def families(registry: CollectorRegistry = REGISTRY) -> Families:
+    """The one set of families of this registry."""
+    if id(registry) not in _BOUND:
+        _BOUND[id(registry)] = Families(registry)
+    return _BOUND[id(registry)]
+
+
+class Meter:
+    """The metrics of one pipeline, with every child that is touched per batch bound in advance."""
+
+    def __init__(self, pipeline: str, registry: CollectorRegistry = REGISTRY) -> None:
+        self._pipeline = pipeline
+        self._families = families(registry)
+        f = self._families
+        self._events = f.events.labels(pipeline)
+        self._scores = f.scores.labels(pipeline)
+        self._batch_rows = f.batch_rows.labels(pipeline)
+        self._stages = {stage: f.stage_seconds.labels(pipeline, stage) for stage in STAGES}
+        self._event_to_score = f.event_to_score.labels(pipeline)
+        self._rows = {result: f.rows.labels(pipeline, result) for result in ("hit", "loaded", "new")}
+        self._late = f.late.labels(pipeline)
+        self._incomplete = f.incomplete.labels(pipeline)
+        self._degraded = f.degraded.labels(pipeline)
+        self._hot_rows = f.hot_rows.labels(pipeline)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One batch spent this long in a stage."""
+        self._stages[stage].observe(seconds)
+
+    def rows(self, *, hits: int, loaded: int, new: int) -> None:
+        """Where the rows of a chunk's events were found; the rest of a new entity's events are hits."""
+        self._rows["hit"].inc(hits)
+        self._rows["loaded"].inc(loaded)
+        self._rows["new"].inc(new)
+
+    def applied(self, events: int, late: int, hot_rows: int) -> None:
+        """A chunk went into state."""
+        self._events.inc(events)
+        self._late.inc(late)
+        self._hot_rows.set(hot_rows)
+
+    def scored(self, reason: str, rows: int, incomplete: int, degraded: int) -> None:
+        """A batch left for the model, and why."""
+        self._families.batches.labels(self._pipeline, reason).inc()
+        self._batch_rows.observe(rows)
+        self._incomplete.inc(incomplete)
+        self._degraded.inc(degraded)
+
+    def sent(self, scores: int, waits_s: NDArray[np.float64]) -> None:
+        """Scores were handed to the client; waits_s is (n,) since each record's own timestamp."""
+        self._scores.inc(scores)
+        if not len(waits_s):
+            return
+        # One observation a bucket instead of one a record: 10 us a batch instead of 1 us a record.
+        counts = np.bincount(np.searchsorted(_SECONDS, waits_s), minlength=len(_SECONDS) + 1)
+        for bucket, count in zip(self._event_to_score._buckets, counts.tolist(), strict=True):
+            if count:
+                bucket.inc(count)
+        self._event_to_score._sum.inc(float(waits_s.sum()))
+
+    def alert(self, severity: str, lifecycle: str) -> None:
+        """An alert was handed to the client."""
+        self._families.alerts.labels(self._pipeline, severity, lifecycle).inc()
+
+    def dead_letter(self, reason: str) -> None:
+        """A dead letter was handed to the client."""
+        self._families.dead_letters.labels(self._pipeline, reason).inc()
+
+    def lag(self, partition: int, records: int, seconds: float) -> None:
+        """How far behind a partition is."""
+        self._families.lag_records.labels(self._pipeline, str(partition)).set(records)
+        self._families.lag_seconds.labels(self._pipeline, str(partition)).set(seconds)
+
+    def forget_partition(self, partition: int) -> None:
+        """Somebody else reports this partition from now on."""
+        for gauge in (self._families.lag_records, self._families.lag_seconds):
+            gauge.remove(self._pipeline, str(partition))
+
+    def state_write(self, result: str) -> None:
+        """A lane's rows were written, or could not be."""
+        self._families.state_writes.labels(self._pipeline, result).inc()
+
+    def loop_age(self, seconds: float) -> None:
+        """Time since the loop last went round."""
+        self._families.loop_age.labels(self._pipeline).set(seconds)

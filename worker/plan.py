@@ -1,0 +1,151 @@
+"""A pipeline file as what each step of the line needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feature_cache.layout import Group, Layout, SequenceGroup, WindowGroup
+from worker.batcher import BatchPolicy
+from worker.config import (
+    CalendarFeature,
+    FieldFeature,
+    LookupFeature,
+    Pipeline,
+    SequenceFeature,
+    WindowFeature,
+    load_pipeline,
+)
+from worker.decide import DecisionPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupPlan:
+    """A lookup, and what the other pipeline's rows look like."""
+
+    feature: LookupFeature
+    column: int
+    owner: Pipeline
+    layout: Layout
+    group: WindowGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturePlan:
+    """Which feature is computed how, and into which column."""
+
+    names: tuple[str, ...]  # (f,) scalar columns, in the order of the file
+    layout: Layout
+    fields: tuple[tuple[int, str], ...]  # column, event field
+    calendars: tuple[tuple[int, CalendarFeature], ...]
+    windows: tuple[tuple[int, WindowGroup, str], ...]  # first column, group, event field
+    sequences: tuple[SequenceGroup, ...]
+    lookups: tuple[LookupPlan, ...]
+    finite: tuple[str, ...]  # event fields that must not be null, NaN or infinite
+
+
+def window_group(name: str, feature: WindowFeature) -> WindowGroup:
+    """The remembered events behind a window feature; windows ascending, whatever the file's order."""
+    by_length = sorted(zip(feature.windows_us, feature.windows, strict=True))
+    return WindowGroup(
+        name=name,
+        windows_us=tuple(length_us for length_us, _ in by_length),
+        window_labels=tuple(label for _, label in by_length),
+        aggregates=tuple(feature.aggregates),
+        capacity=feature.capacity,
+        allowed_lateness_us=feature.allowed_lateness_us,
+    )
+
+
+def row_layout(pipeline: Pipeline) -> Layout:
+    """The rows that a pipeline keeps."""
+    groups: list[Group] = []
+    for name, feature in pipeline.features.items():
+        if isinstance(feature, WindowFeature):
+            groups.append(window_group(name, feature))
+        elif isinstance(feature, SequenceFeature):
+            groups.append(
+                SequenceGroup(
+                    name=name, fields=tuple(feature.fields), length=feature.length, capacity=feature.capacity
+                )
+            )
+    return Layout(groups=tuple(groups))
+
+
+def feature_plan(pipeline: Pipeline) -> FeaturePlan:
+    """Lay out the scalar columns and name what feeds them."""
+    names: list[str] = []
+    fields: list[tuple[int, str]] = []
+    calendars: list[tuple[int, CalendarFeature]] = []
+    windows: list[tuple[int, WindowGroup, str]] = []
+    sequences: list[SequenceGroup] = []
+    lookups: list[LookupPlan] = []
+    finite: list[str] = []
+    layout = row_layout(pipeline)
+    for name, feature in pipeline.features.items():
+        column = len(names)
+        match feature:
+            case FieldFeature():
+                fields.append((column, feature.field))
+                finite.append(feature.field)
+                names.append(name)
+            case CalendarFeature():
+                calendars.append((column, feature))
+                names.append(name)
+            case WindowFeature():
+                group = window_group(name, feature)
+                windows.append((column, group, feature.over))
+                finite.append(feature.over)
+                names += [f"{name}.{label}" for label in group.columns]
+            case SequenceFeature():
+                group_of_row = layout.group(name)
+                assert isinstance(group_of_row, SequenceGroup)
+                sequences.append(group_of_row)
+                finite += feature.fields
+            case LookupFeature():
+                lookup = _lookup_plan(feature, column)
+                lookups.append(lookup)
+                finite.append(feature.key)
+                names += [f"{name}.{label}" for label in lookup.group.columns]
+    return FeaturePlan(
+        names=tuple(names),
+        layout=layout,
+        fields=tuple(fields),
+        calendars=tuple(calendars),
+        windows=tuple(windows),
+        sequences=tuple(sequences),
+        lookups=tuple(lookups),
+        finite=tuple(dict.fromkeys(finite)),
+    )
+
+
+def _lookup_plan(feature: LookupFeature, column: int) -> LookupPlan:
+    owner = load_pipeline(feature.pipeline)
+    layout = row_layout(owner)
+    group = layout.group(feature.group)
+    assert isinstance(group, WindowGroup)  # the reader of the file has checked it
+    return LookupPlan(feature=feature, column=column, owner=owner, layout=layout, group=group)
+
+
+def batch_policy(pipeline: Pipeline) -> BatchPolicy:
+    """The batching section."""
+    batching = pipeline.batching
+    return BatchPolicy(
+        max_rows=batching.max_rows,
+        max_bytes=batching.max_bytes,
+        max_wait_ms=batching.max_wait_ms,
+        eager=batching.eager,
+    )
+
+
+def decision_policy(pipeline: Pipeline) -> DecisionPolicy | None:
+    """The decision section; None when scores raise no alerts."""
+    decision = pipeline.decision
+    if decision is None:
+        return None
+    return DecisionPolicy(
+        severities=tuple(decision.severities),
+        thresholds=tuple(decision.severities.values()),
+        alert_below=decision.alert_when == "below",
+        cooldown_us=decision.cooldown_us,
+        clear_margin=decision.clear_margin,
+    )

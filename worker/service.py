@@ -1,0 +1,133 @@
+"""Several pipelines in one process: a thread each, one admin server, one orderly end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import structlog
+from confluent_kafka import KafkaException
+from schemas.registry import RegistryError
+
+from feature_cache.lanes import FencedError
+from feature_cache.rows import RowsFullError, WrongLaneError
+from feature_cache.store import StoreUnavailableError
+from schemas.tree import SchemaError
+from worker.admin import Health, serve_admin
+from worker.assemble import assemble, store_opener
+from worker.config import ConfigError, Pipeline
+from worker.exits import Exit, StopWorker
+from worker.infer import ModelError
+from worker.run import Worker
+from worker.sink import DeliveryError
+
+_LEAVE_WITHIN_S = 10.0
+_CODES: tuple[tuple[type[Exception], Exit], ...] = (
+    (ConfigError, Exit.CONFIG),
+    (SchemaError, Exit.CONFIG),
+    (RegistryError, Exit.CONFIG),
+    (WrongLaneError, Exit.CONFIG),
+    (RowsFullError, Exit.CONFIG),
+    (ModelError, Exit.MODEL),
+    (KafkaException, Exit.KAFKA),
+    (DeliveryError, Exit.KAFKA),
+    (StoreUnavailableError, Exit.STORE),
+    (FencedError, Exit.FENCED),
+)
+
+
+def exit_code(error: BaseException) -> Exit:
+    """The exit code that an error stands for."""
+    if isinstance(error, StopWorker):
+        return error.code
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.BUG)
+
+
+def serve(pipelines: Sequence[Pipeline]) -> Exit:
+    """Run pipelines until SIGTERM or SIGINT, or until one of them cannot go on; returns the exit code."""
+    log = structlog.get_logger()
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, _: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        stop.set()
+
+    previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _serve(pipelines, stop)
+    except Exception as error:
+        return _explain(error)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
+    log = structlog.get_logger()
+    open_store = store_opener()
+    workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines]
+    codes: list[Exit] = []
+
+    def run(worker: Worker) -> None:
+        try:
+            worker.run(stop)
+            codes.append(Exit.OK)
+        except BaseException as error:
+            codes.append(_explain(error))
+            stop.set()  # a process that runs half of its pipelines would look healthy
+
+    def health() -> list[Health]:
+        now_ms = time.monotonic() * 1000
+        said = []
+        for worker in workers:
+            model = worker.line.model
+            age_s = (now_ms - worker.looped_at_ms) / 1000
+            worker.line.meter.loop_age(age_s)
+            said.append(
+                Health(
+                    pipeline=worker.line.name,
+                    loop_age_s=age_s,
+                    is_ready=worker.is_ready,
+                    device=model.device if model else "",
+                )
+            )
+        return said
+
+    admin = pipelines[0].admin
+    server = serve_admin(str(admin.host), admin.port, health) if admin.port is not None else None
+    if server is not None:
+        log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
+    threads = [threading.Thread(target=run, args=(w,), name=w.line.name) for w in workers]
+    for worker, thread in zip(workers, threads, strict=True):
+        log.info(
+            "pipeline starts",
+            pipeline=worker.line.name,
+            topic=worker.line.topic,
+            device=worker.line.model.device if worker.line.model else None,
+        )
+        thread.start()
+    while not stop.is_set():
+        stop.wait(0.5)
+    deadline_s = time.monotonic() + _LEAVE_WITHIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+    if server is not None:
+        server.shutdown()
+    if any(thread.is_alive() for thread in threads):
+        log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
+        os._exit(Exit.BUG)
+    return max(codes, default=Exit.OK)
+
+
+def _explain(error: BaseException) -> Exit:
+    """Log why the worker stops, in one line where the reason is known, and with a traceback where not."""
+    code, log = exit_code(error), structlog.get_logger()
+    if code is Exit.BUG:
+        log.error("this is a bug of ours", exc_info=error, exit_code=int(code))
+    else:
+        log.error("worker stops", why=str(error), exit_code=int(code), exit_name=code.name)
+    return code
