@@ -42,6 +42,10 @@ def kafka_container() -> Iterator[str]:
     properties = kafka_broker.server_properties(
         port=port, controller_port=controller_port, host="0.0.0.0", settings={}
     )
+    # The image formats its storage without --standalone, so the controller is named the older way.
+    del properties["controller.quorum.bootstrap.servers"]
+    properties["controller.quorum.voters"] = f"1@127.0.0.1:{controller_port}"
+    properties["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{port}"
     # The image reads KAFKA_A_B for the property a.b.
     variables = [f"KAFKA_{key.upper().replace('.', '_')}={value}" for key, value in properties.items()]
     options = [part for variable in variables for part in ("-e", variable)]
