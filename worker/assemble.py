@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 from prometheus_client import REGISTRY, CollectorRegistry
-from schemas.registry import Registry
+from schemas.registry import Registry, RegistrySettings
 
 from feature_cache.lanes import Lanes
 from feature_cache.packing import pack, unpack
@@ -132,7 +132,7 @@ def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
         schema,
         source.wire,
         writers=[load_schema(ref, pipeline.base) for ref in source.writer_schemas],
-        registry=Registry(str(source.registry)) if source.registry else None,
+        registry=_registry(source.registry),
         max_bytes=source.max_record_bytes,
     )
 
@@ -141,8 +141,17 @@ def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec |
     if topic is None:
         return None
     outputs = pipeline.outputs
-    registry = Registry(str(outputs.registry)) if outputs.registry else None
-    return Codec(load_schema(schema), outputs.wire, registry=registry, topic=topic)
+    return Codec(
+        load_schema(schema),
+        outputs.wire,
+        registry=_registry(outputs.registry),
+        # Naming the topic registers the schema; other wire formats have no registry to tell.
+        topic=topic if outputs.wire == "confluent" else None,
+    )
+
+
+def _registry(url: str | None) -> Registry | None:
+    return Registry(RegistrySettings(url=str(url))) if url else None
 
 
 def _model(pipeline: Pipeline, plan: FeaturePlan) -> Model | None:

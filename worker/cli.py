@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -79,11 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")
     health.set_defaults(command=_healthcheck)
 
-    demo = command("demo", "Both pipelines on simulated traffic, on an embedded bus and an in-memory store.")
-    demo.add_argument("--seconds", type=float, default=60.0, help="how long (default 60)")
-    demo.add_argument("--fraud-rate", type=float, default=5000.0, help="transactions a second (default 5000)")
-    demo.add_argument("--sensor-rate", type=float, default=2000.0, help="readings a second (default 2000)")
-    demo.add_argument("--plain", action="store_true", help="one line a second instead of the live screen")
+    demo = commands.add_parser(
+        "demo",
+        help="Both pipelines on simulated traffic, on an embedded bus and an in-memory store.",
+        add_help=False,
+    )
+    demo.add_argument("rest", nargs=argparse.REMAINDER)
     demo.set_defaults(command=_demo)
     return parser
 
@@ -107,10 +109,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from worker.validate import describe, describe_json
+    from worker.validate import as_json, describe
 
     pipeline = load_pipeline(arguments.file)
-    print(json.dumps(describe_json(pipeline), indent=2) if arguments.json else describe(pipeline))
+    print(as_json(pipeline) if arguments.json else describe(pipeline))
     return Exit.OK
 
 
@@ -137,14 +139,8 @@ def _healthcheck(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from worker.demo import run_demo
-
-    return run_demo(
-        seconds=arguments.seconds,
-        fraud_rate=arguments.fraud_rate,
-        sensor_rate=arguments.sensor_rate,
-        is_plain=arguments.plain or not sys.stdout.isatty(),
-    )
+    # The load generator is a program of its own, so that nothing of it is ever loaded into a worker.
+    return subprocess.call([sys.executable, "-m", "loadgen.demo", *arguments.rest])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from worker.batch import Rejected
 from worker.exits import Exit, StopWorker
 
+# The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
+_CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
 _QUEUE_FULL_WAIT_S = 0.1
 _FLUSH_S = 30.0
 _INIT_S = 30.0
@@ -31,7 +33,7 @@ def producer_config(
         "retry.backoff.max.ms": 100,  # five rejects of a fast commit cost 167 ms instead of 2.5 s
         # Callbacks for failures only: a callback a message costs 0.9 us.
         "delivery.report.only.error": True,
-        **properties,
+        **{name: value for name, value in properties.items() if not name.startswith(_CONSUMER_ONLY)},
     }
     if worker_id is not None:
         config["transactional.id"] = worker_id

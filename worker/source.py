@@ -12,6 +12,16 @@ from worker.batch import Records
 from worker.exits import Exit, StopWorker
 
 _METADATA_S = 10.0
+# The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
+_PRODUCER_ONLY = (
+    "acks",
+    "batch.",
+    "compression.",
+    "delivery.",
+    "linger.",
+    "message.timeout.",
+    "queue.buffering.",
+)
 Assigned = Callable[[list[int]], None]
 # Errors that librdkafka goes on repairing by itself; they are counted by its log, not by us.
 _TRANSIENT = {
@@ -37,7 +47,7 @@ def consumer_config(properties: dict[str, str], *, group: str, protocol: str, st
         "fetch.queue.backoff.ms": 5,  # default 1000: a fast reader starves for a second
         "fetch.wait.max.ms": 50,
         "enable.partition.eof": False,
-        **properties,
+        **{name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)},
     }
     if protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
