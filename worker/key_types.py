@@ -136,14 +136,6 @@ def _from_base(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-def property_text(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    return value
-
-
 A_DURATION = "a duration such as 500ms, 1s or 2h"
 _written_duration = Written({"type": "string", "pattern": DURATION, "examples": ["5ms", "1s", "2h", "30d"]})
 _us_as_text = PlainSerializer(write_duration)
@@ -153,6 +145,7 @@ Int = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1), WrapValidator(_keep_mask), PlainSerializer(shown)]
+Store = Annotated[str, Field(pattern=STORE), WrapValidator(_keep_mask), PlainSerializer(shown)]
 Topic = Annotated[str, Field(pattern=TOPIC)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DurationUs = Annotated[int, _duration(1, A_DURATION), Strict(), Field(ge=0), _us_as_text, _written_duration]

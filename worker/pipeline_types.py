@@ -20,7 +20,6 @@ from pydantic.dataclasses import dataclass
 from worker.key_types import (
     FEATURE_NAME,
     NAME,
-    STORE,
     UNITS_US,
     VERSION,
     DurationMs,
@@ -31,12 +30,12 @@ from worker.key_types import (
     Number,
     PathInFile,
     SizeBytes,
+    Store,
     Text,
     Topic,
     WaitMs,
     Window,
     parse_duration_us,
-    property_text,
     write_duration,
     wrong,
 )
@@ -96,9 +95,7 @@ class Kafka:
     properties: Annotated[
         dict[
             str,
-            Annotated[
-                Text, BeforeValidator(property_text), Written({"type": ["string", "number", "boolean"]})
-            ],
+            Annotated[Text, Written({"type": ["string", "number", "boolean"]})],
         ],
         BeforeValidator(_properties),
     ] = Field(
@@ -374,7 +371,7 @@ class Delivery:
 class State:
     """Where the features of each key are kept."""
 
-    store: Annotated[Text, Field(pattern=STORE)] = Field(
+    store: Store = Field(
         default="redis://localhost:6379/0", description="`redis://`, `rediss://` (TLS) or `memory://`."
     )
     hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")

@@ -63,14 +63,24 @@ def parse(document: Document, adapter: TypeAdapter[T], **given: object) -> T:
                 known = _known_keys(adapter, value, (), given)
                 raise document.error((key,), "an unknown key", _one_of(known))
         value = {**value, **given}
-    for path in document.substituted:  # librdkafka reads its settings as text: 007 must stay 007
-        if path[:2] == ("kafka", "properties") and len(path) == 3:
-            _put(value, path, document.texts[path])
+    for path, text in document.texts.items():  # librdkafka reads its settings as text: 007 must stay 007
+        if path[:2] == ("kafka", "properties") and len(path) == 3 and _get(value, path) is not None:
+            _put(value, path, text)
     try:
         return _validate(document, adapter, value)
     except ValidationError as error:
-        mistakes = [_mistake(document, adapter, details, given) for details in error.errors()]
+        paths = {_path(details["loc"]) for details in error.errors()}
+        mistakes = [
+            _mistake(document, adapter, details, given)
+            for details in error.errors()
+            if not _holds_another(_path(details["loc"]), paths)
+        ]
         raise min(mistakes, key=lambda pair: pair[0])[1] from None
+
+
+def _holds_another(path: KeyPath, paths: set[KeyPath]) -> bool:
+    # A list whose items are wrong is also too short, as pydantic counts only the good ones.
+    return any(other != path and other[: len(path)] == path for other in paths)
 
 
 def _validate(document: Document, adapter: TypeAdapter[T], value: Any) -> T:

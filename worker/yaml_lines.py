@@ -26,6 +26,7 @@ SUBSTITUTION = re.compile(
     r"|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<fallback>:-[^{}]*)?\}"
     r"|\$\{"  # anything else that opens like one is a mistake
 )
+PLAIN_TAGS = frozenset(["str", "int", "float", "bool", "null", "timestamp", "merge", "value", "map", "seq"])
 MAX_DEPTH = 32
 
 KeyPath = tuple[str | int, ...]
@@ -146,7 +147,7 @@ class _Reader:
         self.lines[path] = line
         if id(node) in parents or len(path) > MAX_DEPTH:
             raise config_error(self.path, line, path, "endless nesting", f"at most {MAX_DEPTH} levels")
-        if not node.tag.startswith("tag:yaml.org,2002:"):
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
             raise config_error(self.path, line, path, f"the tag {node.tag}", "a plain value")
         inside = parents | {id(node)}
         if isinstance(node, yaml.MappingNode):
@@ -174,17 +175,14 @@ class _Reader:
         has_substitution = text != node.value or from_file
         if has_substitution:
             self.substituted.add(path)
-        self.texts[path] = text
-        plain = node.style is None or has_substitution
-        value = resolve(text) if plain else text
-        if not isinstance(value, str):
-            return value
         named = [part for part in path if isinstance(part, str)]
-        masked = Masked(text) if from_file or (named and is_secret_key(named[-1])) else masked_url(text)
+        is_secret = from_file or (bool(named) and is_secret_key(named[-1]))
+        masked = Masked(text) if is_secret else masked_url(text)
         if isinstance(masked, Masked):
             self.secrets.update(masked.hidden)
         self.texts[path] = masked
-        return masked
+        value = resolve(text) if node.style is None or has_substitution else text
+        return masked if isinstance(value, str) else value
 
     def _expanded(self, text: str, path: KeyPath) -> tuple[str, bool]:
         from_file = False
@@ -199,7 +197,7 @@ class _Reader:
             if match["name"]:
                 return self._variable(match, path)
             expected = "${VAR}, ${VAR:-default} or ${file:PATH}"
-            raise config_error(self.path, self.lines[path], path, show(text), expected)
+            raise config_error(self.path, self.lines[path], path, "a ${ that is none of these", expected)
 
         return SUBSTITUTION.sub(replace, text), from_file
 
