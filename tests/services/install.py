@@ -71,10 +71,10 @@ def _as_root() -> list[str] | None:
 
 
 def _apt(prefix: list[str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    # policy-rc.d is not ours to write, so a packaged redis-server may start its own instance on port 6379;
-    # the tests use ports of their own beside it. RUNLEVEL=1 keeps sysvinit scripts from starting anything.
+    # Neither systemd nor the older scripts may start the server that a package brings: the tests start
+    # their own, and nothing is left running.
     return subprocess.run(
-        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-qq", "-y",
+        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "SYSTEMD_OFFLINE=1", "apt-get", "-qq", "-y",
          "--no-install-recommends", "-o", "Acquire::Retries=5", *arguments],
         capture_output=True,
         text=True,
