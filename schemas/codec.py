@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas import fast, slow, wire
+from schemas import fast, slow
 from schemas.group import hold, measure, split
 from schemas.lane import Lane, decode, kept, lane
+from schemas.readable import refuse_unreadable
 from schemas.registry import Registry, UnknownSchemaError
 from schemas.schema import Schema
-from schemas.tree import Node, SchemaError, nullable
+from schemas.tree import SchemaError
+from schemas.wire import MAGIC, PREFIX_BYTES, Wire, confluent_prefix, single_object_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class Codec:
     def __init__(
         self,
         reader: Schema,
-        wire_format: wire.Wire,
+        wire: Wire,
         *,
         writers: Sequence[Schema] = (),
         registry: Registry | None = None,
@@ -50,7 +52,7 @@ class Codec:
 
         Args:
             reader: the schema of the columns, and of what is encoded.
-            wire_format: what stands in front of a payload.
+            wire: what stands in front of a payload.
             writers: further schemas that producers may have used. With `raw`, where records name no schema,
                 at most one, and then all records are read with it.
             registry: where `confluent` finds the schemas of ids.
@@ -63,17 +65,18 @@ class Codec:
             RegistryError: the registry did not take the schema.
         """
         self.reader = reader
-        self.wire_format = wire_format
+        self.wire = wire
         self.max_bytes = max_bytes
         self._registry = registry
-        self._prefix_bytes = wire.PREFIX_BYTES[wire_format]
+        self._prefix_bytes = PREFIX_BYTES[wire]
         self._lanes: dict[bytes, Lane] = {}  # by prefix
         self._likely = b""  # the prefix that the next records probably have
         self._prefix: bytes | None = None  # what encode puts in front
         self._plan = fast.plan(reader)
-        _refuse_wide_unions(reader.tree, reader.name)
+        refuse_unreadable(reader.tree, reader.name)
         self._write = slow.compile_write(reader)
-        if wire_format == "confluent":
+        self._write_typed = slow.compile_write(reader, typed=True)
+        if wire == "confluent":
             self._use_registry(topic)
         else:
             self._use_known(writers)
@@ -92,6 +95,7 @@ class Codec:
         fitting = (sizes >= 0) & (sizes <= self.max_bytes)
         rejects = [_unfit(row, int(sizes[row]), self.max_bytes) for row in np.flatnonzero(~fitting).tolist()]
         parts = []
+        most = 0
         for group in split(hold(values, sizes, fitting), self._prefix_bytes, self._likely):
             problem = self._prefix_problem(group.prefix)
             if problem:
@@ -99,7 +103,8 @@ class Codec:
                     Reject(row=row, reason=problem[0], detail=problem[1]) for row in group.rows.tolist()
                 )
                 continue
-            self._likely = group.prefix
+            if len(group.rows) > most:
+                self._likely, most = group.prefix, len(group.rows)
             table, bad = decode(self._lanes[group.prefix], group.payloads, group.sizes)
             parts.append((table, group.rows[kept(len(group.rows), bad)]))
             rejects.extend(
@@ -120,7 +125,7 @@ class Codec:
         self._check_table(table)
         payloads = self._encode_fast(table)
         if payloads is None:  # the slow path takes everything, or says which value is wrong
-            return self.encode_rows(slow.to_rows(self.reader, table))
+            payloads = [self._write_typed(row) for row in slow.to_rows(self.reader, table)]
         return [prefix + payload for payload in payloads] if prefix else payloads
 
     def encode_rows(self, rows: Iterable[slow.Row]) -> list[bytes]:
@@ -136,11 +141,11 @@ class Codec:
             raise SchemaError(f"{self.reader.name}: found no registry, expected its URL for wire confluent")
         if topic is not None:
             schema_id = self._registry.register(f"{topic}-value", self.reader)
-            self._prefix = self._likely = wire.confluent_prefix(schema_id)
+            self._prefix = self._likely = confluent_prefix(schema_id)
             self._lanes[self._prefix] = lane(self.reader, self.reader)
 
     def _use_known(self, writers: Sequence[Schema]) -> None:
-        raw = self.wire_format == "raw"
+        raw = self.wire == "raw"
         if raw and len(writers) > 1:
             raise SchemaError(
                 f"{self.reader.name}: found {len(writers)} writer schemas, expected one for wire raw"
@@ -149,15 +154,15 @@ class Codec:
             prepared = lane(writer, self.reader)
             if prepared.problem:
                 raise SchemaError(f"{writer.name}: {prepared.problem}")
-            prefix = b"" if raw else wire.single_object_prefix(writer.fingerprint)
+            prefix = b"" if raw else single_object_prefix(writer.fingerprint)
             self._lanes.setdefault(prefix, prepared)
-        self._prefix = self._likely = b"" if raw else wire.single_object_prefix(self.reader.fingerprint)
+        self._prefix = self._likely = b"" if raw else single_object_prefix(self.reader.fingerprint)
 
     def _prefix_problem(self, prefix: bytes) -> tuple[str, str] | None:  # noqa: PLR0911
         """Return (reason, detail) when there is no lane for a prefix and none can be had."""
         if prefix in self._lanes:
             return None
-        magic = wire.MAGIC[self.wire_format]
+        magic = MAGIC[self.wire]
         found = prefix[: len(magic)]
         if found != magic[: len(found)]:
             return "bad_magic", f"found {found.hex()} in front, expected {magic.hex()}"
@@ -214,14 +219,3 @@ def _merge(
     rows = np.concatenate([part[1] for part in parts])
     order = np.argsort(rows)
     return pa.concat_batches([part[0] for part in parts]).take(pa.array(order)), rows[order]
-
-
-def _refuse_wide_unions(node: Node, path: str) -> None:
-    """Raise for a union of several types, which is no column; a writer may have one that is not read."""
-    if node.kind == "union" and nullable(node) is None:
-        kinds = ", ".join(branch.kind for branch in node.branches)
-        raise SchemaError(f"{path}: found a union of {kinds}, expected one type or null and one type")
-    for field in node.fields:
-        _refuse_wide_unions(field.node, f"{path}.{field.name}")
-    for child in (*node.branches, *((node.items,) if node.items else ())):
-        _refuse_wide_unions(child, path)

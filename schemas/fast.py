@@ -53,8 +53,13 @@ def plan(schema: Schema) -> Plan | None:
     if pyruhvro is None or not flat or len(flat) < len(columns):
         return None
     fields = [(f.name, f.node) for f in schema.tree.fields]
+    decode_text = json.dumps(_flat_json(fields, {"int": "long", "bytes": "string"}))
+    try:  # it parses a text once, which takes up to 0.4 s the first time: better now than in a batch
+        _guarded(pyruhvro.avro_to_arrow_schema, decode_text)
+    except Exception:
+        return None
     return Plan(
-        decode_text=json.dumps(_flat_json(fields, {"int": "long", "bytes": "string"})),
+        decode_text=decode_text,
         encode_text=json.dumps(_flat_json(fields, {"bytes": "string"})),
         arrow=schema.arrow,
         columns=tuple(flat),

@@ -1,6 +1,7 @@
 """A small client of a Confluent-compatible schema registry, on the standard library alone."""
 
 import base64
+import http.client
 import json
 import ssl
 import threading
@@ -57,7 +58,7 @@ class Registry:
         self.url = _public(settings.url).rstrip("/")
         self._settings = settings
         self._headers = {"Accept": f"{_MEDIA_TYPE}, application/json"} | _authorization(settings, parts)
-        self._tls = _tls(settings) if parts.scheme == "https" else None
+        self._opener = _opener(_tls(settings) if parts.scheme == "https" else None)
         self._schemas: dict[int, Schema | SchemaError] = {}
         self._unknown: dict[int, float] = {}  # id -> monotonic time of the answer
         self._lock = threading.Lock()
@@ -90,6 +91,16 @@ class Registry:
         if status != 200 or not isinstance(schema_id, int):
             raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected an id for {subject}")
         return schema_id
+
+    def check(self) -> None:
+        """Ask for the list of subjects.
+
+        Raises:
+            RegistryError: no answer, or not the rights to read.
+        """
+        status, answer = self._ask("GET", "/subjects", None)
+        if status != 200 or not isinstance(answer, list):
+            raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected a list of subjects")
 
     def _fetch(self, schema_id: int) -> Schema | SchemaError:
         asked = self._unknown.get(schema_id)
@@ -124,14 +135,12 @@ class Registry:
         headers = self._headers | ({} if body is None else {"Content-Type": _MEDIA_TYPE})
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         try:
-            with urllib.request.urlopen(
-                request, timeout=self._settings.timeout_s, context=self._tls
-            ) as reply:
+            with self._opener.open(request, timeout=self._settings.timeout_s) as reply:
                 return reply.status, _body(reply.read(_MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, _body(error.read(_MAX_ANSWER_BYTES))
-        except (OSError, ValueError) as error:  # refused, timed out, TLS, cut off
+        except (OSError, ValueError, http.client.HTTPException) as error:  # refused, timed out, TLS, cut off
             raise RegistryError(f"{self.url}: found no answer ({error}), expected one") from error
 
 
@@ -169,6 +178,20 @@ def _authorization(settings: RegistrySettings, parts: urllib.parse.SplitResult) 
         return {}
     token = base64.b64encode(f"{username}:{password}".encode()).decode()
     return {"Authorization": f"Basic {token}"}
+
+
+def _opener(context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
+    """Return an opener that follows no redirect: it would carry the password to another host."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=context),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
 
 
 def _tls(settings: RegistrySettings) -> ssl.SSLContext:

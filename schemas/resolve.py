@@ -80,6 +80,8 @@ def default_value(node: Node, default: Json) -> Any:  # noqa: PLR0911
         return default.encode("latin-1")
     if node.kind in {"float", "double"}:
         return float(default)
+    if node.kind == "enum" and default not in node.symbols:
+        raise ValueError(f"found {default!r}, expected one of {node.symbols}")
     if node.kind == "array":
         return [default_value(node.inner, item) for item in default]
     if node.kind == "map":

@@ -1,7 +1,7 @@
 """A loaded Avro record schema: its text, its fingerprint, its tree and the Arrow columns it decodes to."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,11 +29,11 @@ class Schema:
     """A record schema that has passed the guard."""
 
     name: str  # full name of the record
-    json: dict[str, Json]
-    text: str  # compact JSON, as registered with a registry
+    json: dict[str, Json] = field(repr=False)
+    text: str = field(repr=False)  # compact JSON, as registered with a registry
     fingerprint: int  # CRC-64-AVRO of the parsing canonical form, unsigned
-    arrow: pa.Schema  # columns of a decoded batch
-    tree: Node
+    arrow: pa.Schema = field(repr=False)  # columns of a decoded batch
+    tree: Node = field(repr=False)
 
     @property
     def personal_fields(self) -> frozenset[str]:
@@ -119,6 +119,9 @@ def arrow_type(node: Node) -> pa.DataType:  # noqa: PLR0911
         return pa.map_(pa.string(), _arrow_field("value", node.inner))
     if node.kind == "record":
         return pa.struct([_arrow_field(field.name, field.node) for field in node.fields])
+    optional = nullable(node)
+    if optional:
+        return arrow_type(optional[0])
     if node.kind == "union":
         branches = [pa.field(str(i), arrow_type(branch)) for i, branch in enumerate(node.branches)]
         return pa.sparse_union(branches)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import fastavro
 import fastavro.schema
+import fastavro.validation
 import numpy as np
 import pyarrow as pa
 from fastavro.read import SchemaResolutionError
@@ -70,11 +71,12 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def compile_write(schema: Schema) -> Callable[[Row], bytes]:
+def compile_write(schema: Schema, *, typed: bool = False) -> Callable[[Row], bytes]:
     """Return a function from a row to a payload.
 
     Missing fields take their default; timestamps are integers or datetimes that know their zone. The
-    function raises ValueError for a row that is not a value of the schema.
+    function raises ValueError for a row that is not a value of the schema. Rows whose values come from
+    columns have the right types already, and are not asked again.
     """
     parsed = fastavro.schema.parse_schema(to_json(schema.tree, logical=True))
     walk = compile_walk(schema.tree)
@@ -82,6 +84,8 @@ def compile_write(schema: Schema) -> Callable[[Row], bytes]:
     def write(row: Row) -> bytes:
         stream = io.BytesIO()
         try:
+            if not typed:  # fastavro would write "no" as the boolean true
+                fastavro.validation.validate(row, parsed)
             fastavro.schemaless_writer(stream, parsed, row, strict_allow_default=True)
             walk(stream.getvalue())  # fastavro writes an int beyond 32 bits without a word
         except Malformed as error:
@@ -96,24 +100,24 @@ def compile_write(schema: Schema) -> Callable[[Row], bytes]:
 def to_rows(schema: Schema, table: pa.RecordBatch) -> list[Row]:
     """Return the columns as rows for `compile_write`, timestamps as integers."""
     columns = [
-        _plain(column.cast(_untimed(column.type)).to_pylist(), field.node)
+        _plain(column.cast(untimed(column.type)).to_pylist(), field.node)
         for column, field in zip(table.columns, schema.tree.fields, strict=True)
     ]
     names = [field.name for field in schema.tree.fields]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _untimed(kind: pa.DataType) -> pa.DataType:
+def untimed(kind: pa.DataType) -> pa.DataType:
     """Return the type with integers for timestamps: naive datetimes would be taken as local time."""
     if kind in _TIMES:
         return pa.int64()
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_untimed(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(untimed(kind.value_type)))
     if pa.types.is_map(kind):
-        return pa.map_(kind.key_type, kind.item_field.with_type(_untimed(kind.item_type)))
+        return pa.map_(kind.key_type, kind.item_field.with_type(untimed(kind.item_type)))
     if pa.types.is_struct(kind):
         fields = [kind.field(i) for i in range(kind.num_fields)]
-        return pa.struct([field.with_type(_untimed(field.type)) for field in fields])
+        return pa.struct([field.with_type(untimed(field.type)) for field in fields])
     return kind
 
 

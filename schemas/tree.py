@@ -1,6 +1,7 @@
 """The tree of an Avro schema, with the guard against schemas that would let a few bytes do harm."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +14,7 @@ NO_DEFAULT: Final = object()
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 TIMESTAMPS: Final = {"timestamp-millis": "ms", "timestamp-micros": "us"}
 MAX_DEPTH: Final = 64
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 MAX_LEAVES: Final = 10_000  # named types used twice can make an exponential tree from a short text
 
 
@@ -67,6 +69,8 @@ def parse(document: Json) -> Node:
     Raises:
         SchemaError: not Avro, recursive, too deep or too large, or an array or map of zero-byte items.
     """
+    if not isinstance(document, dict | list | str):
+        raise SchemaError(f"found {document!r}, expected an Avro schema")
     if _depth(document) > MAX_DEPTH:
         raise SchemaError(f"found a schema deeper than {MAX_DEPTH} levels, expected a flatter one")
     try:
@@ -141,6 +145,7 @@ def _node(document: Json, named: dict[str, Node | None], where: str) -> Node:
     if kind in {"array", "map"}:
         return _collection(document, kind, named, where)
     if kind in {"fixed", "enum", "record", "error"}:
+        _check_name(document["name"], where)
         named[document["name"]] = None  # being built: a reference to it from inside is a recursion
         node = (
             _record(document, named, where) if kind in {"record", "error"} else _leaf(document, kind, where)
@@ -182,6 +187,8 @@ def _leaf(document: Json, kind: str, where: str) -> Node:
             raise SchemaError(f"{where}: found fixed size {size!r}, expected a whole number from 0")
         return Node(kind=kind, least_bytes=size, name=document["name"], aliases=aliases, size=size)
     symbols = tuple(document["symbols"])
+    for symbol in symbols:
+        _check_name(symbol, where)
     if not symbols or len(set(symbols)) != len(symbols):
         raise SchemaError(f"{where}: found an enum with no or repeated symbols, expected distinct symbols")
     default = document.get("default") or ""
@@ -200,6 +207,7 @@ def _leaf(document: Json, kind: str, where: str) -> Node:
 def _record(document: Json, named: dict[str, Node | None], where: str) -> Node:
     fields = []
     for item in document["fields"]:
+        _check_name(item["name"], where)
         path = f"{where}.{item['name']}" if where else item["name"]
         fields.append(
             Field(
@@ -252,6 +260,12 @@ def _bounded(leaves: int, where: str) -> int:
     if leaves > MAX_LEAVES:
         raise SchemaError(f"{where}: found more than {MAX_LEAVES} types in one value, expected fewer")
     return leaves
+
+
+def _check_name(name: Json, where: str) -> None:
+    """Raise for a name that Avro does not allow; fastavro takes it, other decoders do not."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SchemaError(f"{where}: found the name {name!r}, expected letters, digits and _")
 
 
 def _full_aliases(document: Json) -> Iterator[str]:

@@ -22,10 +22,3 @@ def single_object_prefix(fingerprint: int) -> bytes:
 def confluent_prefix(schema_id: int) -> bytes:
     """Return the five bytes of the Confluent format for the id that a registry gave."""
     return CONFLUENT_MAGIC + schema_id.to_bytes(4, "big")
-
-
-def schema_key(prefix: bytes, wire: Wire) -> int:
-    """Return the fingerprint or the schema id of a whole prefix; 0 for raw."""
-    if wire == "single_object":
-        return int.from_bytes(prefix[2:], "little")
-    return int.from_bytes(prefix[1:], "big") if wire == "confluent" else 0
