@@ -28,8 +28,8 @@ from schemas.wire import Wire
 
 _EXAMPLES = """examples:
   python -m loadgen simulate --fraud-rate 5000 --maintenance-rate 2000 --seconds 60 --report run.json
-  python -m loadgen simulate --maintenance-rate 0 --arrival spike --spike-factor 10 --seconds 60 --report run.json
-  python -m loadgen simulate --fraud-rate 5000 --maintenance-rate 0 --events 100000 --mutate 0.1 --report run.json
+  python -m loadgen simulate --maintenance-rate 0 --arrival spike --spike-factor 10 --seconds 60 --collect
+  python -m loadgen simulate --maintenance-rate 0 --events 100000 --mutate 0.1 --report run.json
   python -m loadgen replay transactions.parquet --from 2018-06-18 --until 2018-08-15 --max-lead 1d
   python -m loadgen replay test_FD001.parquet --truth RUL_FD001.parquet --rate 2000 --report run.json
   python -m loadgen report run.json --picture run.png
@@ -39,7 +39,10 @@ _SHOW_EVERY_S = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 0 done, 1 it failed, 2 wrong arguments, 3 events unaccounted for."""
+    """Run one command and return the exit code.
+
+    0: done; 1: it failed; 2: wrong arguments; 3: events are unaccounted for.
+    """
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -180,8 +183,9 @@ def _draw(summary: dict[str, Any], path: Path) -> None:
 def _show(load: Load) -> None:
     for name, live in load.live().items():
         print(
-            f"{name}: {live.sent} sent ({live.sent_per_s:.0f}/s), {live.scores} scores, {live.alerts} alerts, "
-            f"{live.dead_letters} dead letters, p50 {live.p50_ms:.1f} ms, p99 {live.p99_ms:.1f} ms",
+            f"{name}: {live.sent} sent ({live.sent_per_s:.0f}/s), {live.scores} scores, "
+            f"{live.alerts} alerts, {live.dead_letters} dead letters, "
+            f"p50 {live.p50_ms:.1f} ms, p99 {live.p99_ms:.1f} ms",
             file=sys.stderr,
         )
 
@@ -204,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m loadgen",
-        description="Send simulated or stored events to Kafka on an open-loop plan, and report what came back.",
+        description="Send simulated or stored events to Kafka by an open-loop plan; report what comes back.",
         epilog=_EXAMPLES,
         formatter_class=raw,
     )

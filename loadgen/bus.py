@@ -13,7 +13,7 @@ from pathlib import Path
 
 import confluent_kafka
 
-# A waiting fetch on the mock cluster is never woken by new data: this wait is the latency of every quiet reader.
+# A waiting fetch on the mock cluster is never woken by new data: this wait is the latency of a quiet reader.
 FETCH_WAIT_MS = 5
 _GROUP_DELAY_MS = 100  # the cluster's default keeps the first member of a group waiting for 3 s
 _PARENT_CHECK_S = 1.0
@@ -74,7 +74,7 @@ def start_cluster(topics: Mapping[str, int]) -> tuple[str, object]:
 
 
 def _library() -> ctypes.CDLL | None:
-    # The symbols are experimental API of the bundled library; without them the plain client does nearly the same.
+    # The symbols are experimental API of the bundled library; the plain client can do nearly the same.
     bundled = Path(confluent_kafka.__file__).resolve().parent.parent / "confluent_kafka.libs"
     for path in sorted(bundled.glob("librdkafka*.so*")):
         library = ctypes.CDLL(str(path))
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         if wake_read in readable or (sys.stdin in readable and not os.read(sys.stdin.fileno(), 4096)):
             break
     del cluster
-    # No orderly shutdown: the data lives in this process only, and destroying the handle waits for its clients.
+    # No orderly shutdown: the data ends with this process, and destroying the handle waits for its clients.
     os._exit(0)
 
 

@@ -59,7 +59,7 @@ class Collector:
             bootstrap: Kafka's address.
             outputs: by topic.
             properties: further librdkafka settings.
-            fetch_wait_ms: how long a broker may hold an empty fetch; 5 on the embedded bus, which never wakes one.
+            fetch_wait_ms: how long a broker may hold an empty fetch; 5 on the embedded bus.
             now_s: the clock that the ledger's origin was read from.
         """
         self._consumer = Consumer(
@@ -104,7 +104,7 @@ class Collector:
             if error is not None:
                 _raise_if_serious(error)
                 continue
-            by_topic.setdefault(message.topic(), []).append(message)  # type: ignore[arg-type]
+            by_topic.setdefault(message.topic(), []).append(message)
         for topic, taken in by_topic.items():
             self._raw[topic].append((taken, now_s))
         self._raw_count += len(messages)
@@ -116,7 +116,7 @@ class Collector:
         """Decode what was taken and count it.
 
         Args:
-            final: count outcomes that no receipt was found for as foreign, instead of waiting for the receipt.
+            final: count outcomes without a receipt as foreign, instead of waiting for the receipt.
         """
         later, self._later = self._later, []
         for topic, parts in self._raw.items():
@@ -272,9 +272,7 @@ def _text(raw: bytes | str | None) -> str:
 
 def _raise_if_serious(error: KafkaError) -> None:
     # Transport hiccups repair themselves; what is left is authorisation or a topic that is gone.
-    if (
-        error.fatal()
-        or (not error.retriable()
-        and error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT))
+    if error.fatal() or (
+        not error.retriable() and error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
     ):
         raise CollectError(error.str())

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class Growing:
-    """A column of one type, filled up with `fill` where nothing was written; one thread writes, others may read."""
+    """A column of one type, `fill` where nothing was written; one thread writes, others may read."""
 
     def __init__(self, dtype: str, fill: float) -> None:
         """Start empty."""

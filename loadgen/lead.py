@@ -64,7 +64,7 @@ class Lead:
         self._consumer.close()
 
     def _note(self, from_ms: int) -> None:
-        # Everything before this chunk has been sent: once written, the partitions' ends stand for this event time.
+        # Everything before this chunk is sent: once written, the partitions' ends stand for this event time.
         self._outbox.flush()
         ends = [self._consumer.get_watermark_offsets(p, timeout=_TIMEOUT_S)[1] for p in self._partitions]
         self._behind.append((from_ms, ends))

@@ -12,7 +12,7 @@ from loadgen.growing import Growing
 class Ledger:
     """The events of one scored stream by consecutive number; the sender writes, the collector reads.
 
-    The intended time stands here and not in the Kafka timestamp: that would cost 0.5 us an event, and no reader
+    The intended time stands here and not in the Kafka timestamp: that would cost 0.5 us an event, and nobody
     outside this process needs it.
     """
 
@@ -21,8 +21,8 @@ class Ledger:
 
         Args:
             name: of the pipeline that scores the stream.
-            by_source: outcomes are matched by source partition and offset instead of by id, because ids may be
-                unreadable; every record then needs a receipt.
+            by_source: outcomes are matched by source partition and offset instead of by id, because
+                ids may be unreadable; every record then needs a receipt.
         """
         self.name = name
         self.by_source = by_source

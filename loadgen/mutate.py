@@ -63,7 +63,7 @@ class Mutator:
             ("infinite", number, float("inf")),
             ("far_future", "event_time", FAR_FUTURE_MS),
         ):
-            rows = kind == 1 + KINDS.index(name)  # type: ignore[arg-type]
+            rows = kind == 1 + KINDS.index(name)
             if rows.any():
                 table = _with_value(table, column, rows, value)
         return table
@@ -89,29 +89,29 @@ class Mutator:
         return out_values, out_keys
 
     def _damaged(self, value: bytes, kind: Kind) -> bytes:
-        rng, prefix = self._rng, self._prefix
+        rng, at = self._rng, self._prefix
         match kind:
             case "bit_flip":
-                raw = bytearray(value)
-                raw[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
-                return bytes(raw)
+                where, bit = int(rng.integers(len(value))), 1 << int(rng.integers(8))
+                damaged = value[:where] + bytes([value[where] ^ bit]) + value[where + 1 :]
             case "truncated":
-                return value[: int(rng.integers(1, len(value)))]
+                damaged = value[: int(rng.integers(1, len(value)))]
             case "trailing_bytes":
-                return value + rng.bytes(int(rng.integers(1, 16)))
+                damaged = value + rng.bytes(int(rng.integers(1, 16)))
             case "wrong_magic":
-                return bytes([value[0] ^ 0xFF]) + value[1:]
+                damaged = bytes([value[0] ^ 0xFF]) + value[1:]
             case "random_bytes":
-                return rng.bytes(len(value))
+                damaged = rng.bytes(len(value))
             case "empty":
-                return b""
+                damaged = b""
             case "invalid_utf8":  # the body opens with the id: its length, then its characters
-                return value[: prefix + 1] + b"\xff" + value[prefix + 2 :]
+                damaged = value[: at + 1] + b"\xff" + value[at + 2 :]
             case "bad_enum":  # the body ends with the optional channel: 00, or 02 and the symbol's index
-                body = value[:-1] if value[-1] == 0 and value[-2] != 2 else value[:-2]
-                return body + b"\x02\xc6\x01"
+                is_null = value[-1] == 0 and value[-2] != 2
+                damaged = value[: -1 if is_null else -2] + b"\x02\xc6\x01"
             case _:
                 raise ValueError(f"{kind} is not a damage of bytes. This is a bug.")
+        return damaged
 
 
 def _is_possible(kind: Kind, schema: pa.Schema, prefix_bytes: int) -> bool:

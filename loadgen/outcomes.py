@@ -109,7 +109,7 @@ class Outcomes:
         """Count outcomes; return which of them are the first of their event, (n,)."""
         size = int(index.max()) + 1 if len(index) else 0
         read = self.read_s.reach(size)
-        fresh = np.isnan(read[index])
+        fresh: NDArray[np.bool_] = np.isnan(read[index])
         read[index[fresh][::-1]] = read_s[fresh][::-1]
         self.accounted += len(np.unique(index[fresh]))
         counts = column.reach(size)

@@ -21,7 +21,7 @@ def by_arrivals(arrivals: Arrivals) -> Pace:
         lead = slab.streams[-1]
         due_s = arrivals.take(len(lead))
         ends_s = float(due_s[-1]) if len(due_s) else last_s
-        # A companion goes with the first event that is not earlier; what comes after all of them, with the last.
+        # A companion goes with the first event that is not earlier, or else with the last one.
         after = np.append(due_s, ends_s)
         riding = [
             after[np.searchsorted(lead.event_time_ms, events.event_time_ms, "left")]

@@ -1,4 +1,4 @@
-"""From a slab to records ready to send: encoded, damaged on request, merged in event-time order, with due times."""
+"""From a slab to records ready to send: encoded, merged in event-time order, each with its due time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -118,6 +118,10 @@ class Outbox:
             reason = self._failure.str() if self._failure else f"not written within {timeout_s:.0f} s"
             raise SendError(f"{waiting + self.failed} records could not be written: {reason}")
 
+    def close(self) -> None:
+        """Leave Kafka; what is not written by now is lost."""
+        self._producer.close()
+
     def _until_room(self, produce: Callable[[], Any]) -> None:
         while True:
             try:

@@ -1,5 +1,6 @@
 """Stored datasets as slabs: the handbook's transactions with delayed labels, and C-MAPSS engine by engine."""
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -81,7 +82,7 @@ def stored_transactions(
     )
     day = second // DAY_S
     bounds = [0, *(np.flatnonzero(np.diff(day)) + 1).tolist(), len(day)]
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in itertools.pairwise(bounds):
         yield rows(everything, slice(low, high))
 
 

@@ -1,5 +1,6 @@
 """What a run was worth: throughput, latency from the intended time on, and one outcome per event, as JSON."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from loadgen.mutate import KINDS
 from loadgen.outcomes import Outcomes
 
-PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0)
+PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 # For the curve: evenly spaced in log(1 / (1 - p)), as HdrHistogram plots are.
 _CURVE = tuple(float(100 * (1 - 10**-x)) for x in np.arange(0, 5.01, 0.1))
 _HIGHEST_US = 24 * 3600 * 1_000_000
@@ -19,8 +20,8 @@ REMAINING_LIFE_CAP = 125.0  # cycles; the C-MAPSS protocol
 def report(outcomes: Outcomes) -> dict[str, Any]:
     """Sum up one stream.
 
-    Latency counts from the time at which an event was due, not from when it was sent: a stall of the system or of
-    the sender shows in every event that had to wait (no coordinated omission).
+    Latency counts from the time at which an event was due, not from when it was sent: a stall of the system
+    or of the sender shows in every event that had to wait (no coordinated omission).
     """
     ledger = outcomes.ledger
     columns = outcomes.columns()
@@ -67,8 +68,8 @@ def latency_histogram(latency_s: NDArray[np.float64]) -> HdrHistogram:
 def latency_summary(histogram: HdrHistogram) -> dict[str, float | None]:
     """Name the percentiles in milliseconds; None without any value."""
     if not histogram.get_total_count():
-        return {f"p{p:g}": None for p in PERCENTILES[:-1]} | {"max": None, "mean": None}
-    found = {f"p{p:g}": histogram.get_value_at_percentile(p) / 1000 for p in PERCENTILES[:-1]}
+        return dict.fromkeys([*(f"p{p:g}" for p in PERCENTILES), "max", "mean"])
+    found = {f"p{p:g}": histogram.get_value_at_percentile(p) / 1000 for p in PERCENTILES}
     return found | {"max": histogram.get_max_value() / 1000, "mean": histogram.get_mean_value() / 1000}
 
 
@@ -83,7 +84,7 @@ def per_second(
         read_s: (n,) when the outcome could be read, since the start; NaN without.
 
     Returns:
-        Columns by second since the start: events due, outcomes read, p50 and p99 in ms of the events due then.
+        Columns by second since the start: events due, outcomes read, p50 and p99 in ms of those due then.
     """
     if not len(due_s):
         return {"events": [], "outcomes": [], "p50_ms": [], "p99_ms": []}
@@ -94,7 +95,7 @@ def per_second(
     bounds = np.searchsorted(due_s, np.arange(seconds + 1))
     halves: list[float | None] = []
     tails: list[float | None] = []
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in itertools.pairwise(bounds):
         here = latency_s[low:high]
         here = here[np.isfinite(here)]
         halves.append(float(np.percentile(here, 50)) * 1000 if len(here) else None)
@@ -110,20 +111,20 @@ def quality(name: str, score: NDArray[np.float32], truth: NDArray[np.float32]) -
         score, truth: (n,) of scored events; a truth of NaN is left out.
     """
     known = np.isfinite(truth) & np.isfinite(score)
-    score, truth = score[known].astype(np.float64), truth[known].astype(np.float64)
-    if name == "maintenance":
-        if not len(score):
-            return {"rmse": None, "rmse_uncapped": None}
-        capped = score - np.minimum(truth, REMAINING_LIFE_CAP)
-        return {
-            "rmse": float(np.sqrt(np.mean(capped**2))),
-            "rmse_uncapped": float(np.sqrt(np.mean((score - truth) ** 2))),
-        }
-    return {"roc_auc": roc_auc(score, truth > 0.5)}
+    predicted, actual = score[known].astype(np.float64), truth[known].astype(np.float64)
+    if name != "maintenance":
+        return {"roc_auc": roc_auc(predicted, actual > 0.5)}
+    if not len(predicted):
+        return {"rmse": None, "rmse_uncapped": None}
+    capped = predicted - np.minimum(actual, REMAINING_LIFE_CAP)
+    return {
+        "rmse": float(np.sqrt(np.mean(capped**2))),
+        "rmse_uncapped": float(np.sqrt(np.mean((predicted - actual) ** 2))),
+    }
 
 
 def roc_auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
-    """Return the probability that a positive scores above a negative, ties counted half; None without both."""
+    """Return the probability that a positive scores above a negative, ties half; None without both."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:

@@ -133,6 +133,8 @@ class Load:
                 break
             time.sleep(0.05)
         self._stop_reading.set()
+        if not self._errors:  # closing waits for what cannot be written
+            self._outbox.close()
         if self._collecting is not None:
             self._collecting.join()
         if self._errors:
@@ -160,7 +162,9 @@ class Load:
         self._outbox.flush()
 
     def _pause(self, wait_s: float) -> bool:
-        time.sleep(wait_s)  # Event.wait costs ten times as much, and a tick is short enough to look afterwards
+        time.sleep(
+            wait_s
+        )  # Event.wait costs ten times as much, and a tick is short enough to look afterwards
         return self._stop_sending.is_set()
 
     def _collect(self) -> None:
@@ -210,7 +214,8 @@ class Load:
             return Codec(load_schema(schema), self._target.wire, registry=self._registry)
 
         outputs: dict[str, Output] = {}
-        for pipeline, stream in (("fraud", "transaction"), ("maintenance", "sensor_reading")):
+        events: dict[Pipeline, str] = {"fraud": "transaction", "maintenance": "sensor_reading"}
+        for pipeline, stream in events.items():
             if pipeline not in self.outcomes:
                 continue
             prefix, outcomes = self._target.outputs[pipeline], self.outcomes[pipeline]

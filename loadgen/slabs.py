@@ -1,5 +1,6 @@
 """Chunks of a stream of time: every event of a stretch of event time, several streams side by side."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def _cut(chunks: Iterator[Transactions], slab_s: int) -> Iterator[Transactions]:
             continue
         turn = chunk.event_time_s // slab_s
         bounds = [0, *(np.flatnonzero(np.diff(turn)) + 1).tolist(), len(chunk)]
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in itertools.pairwise(bounds):
             piece = rows(chunk, slice(low, high))
             if held is not None and held.event_time_s[0] // slab_s == turn[low]:
                 held = _joined([held, piece])

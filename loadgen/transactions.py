@@ -1,6 +1,6 @@
 """Card transactions with fraud, day by day without end, after the handbook's published generator.
 
-The model of the world is the one of Le Borgne, Siblini, Lebichot, Bontempi, "Reproducible Machine Learning for
+The model of the world is that of Le Borgne, Siblini, Lebichot, Bontempi, "Reproducible Machine Learning for
 Credit Card Fraud Detection - Practical Handbook" (ULB 2022), chapter 3; the code is our own.
 """
 
@@ -106,7 +106,7 @@ def within_radius(
         radius: in the unit of the places.
 
     Returns:
-        (n + 1,) bounds and the target indices: those of origin i are indices[bounds[i] : bounds[i + 1]], ascending.
+        (n + 1,) bounds and target indices: origin i has indices[bounds[i] : bounds[i + 1]], ascending.
     """
     # Cell by cell: 5,000 x 10,000 distances at once would take 400 MB.
     cell_of = np.floor(np.concatenate([origins, targets]) / radius).astype(np.int64)
@@ -142,8 +142,8 @@ def _draw_day(
     order = np.argsort(second, kind="stable")
     customer, second = customer[order], second[order]
     mean = profiles.mean_amount[customer]
-    amount = rng.normal(mean, mean / 2)
-    amount = np.round(np.where(amount < 0, rng.uniform(0, 2 * mean), amount), 2)
+    drawn = rng.normal(mean, mean / 2)
+    amount = _cents(np.where(drawn < 0, rng.uniform(0, 2 * mean), drawn))
     low, high = profiles.first[customer], profiles.first[customer + 1]
     return Transactions(
         number=np.arange(first_number, first_number + len(customer)),
@@ -162,8 +162,8 @@ def _with_fraud(
     at_bad_terminal: NDArray[np.bool_],
     by_leaked_card: NDArray[np.bool_],
 ) -> Transactions:
-    # Order as published: a later scenario overwrites the number of an earlier one, and the amounts of scenario 3
-    # grow after scenario 1 has looked.
+    # Order as published: a later scenario overwrites the number of an earlier one, and the amounts of
+    # scenario 3 grow after scenario 1 has looked.
     stolen = by_leaked_card & (rng.random(len(genuine)) < world.leaked_share)
     scenario = np.where(genuine.amount > world.large_amount, 1, 0)
     scenario = np.where(at_bad_terminal, 2, scenario)
@@ -173,6 +173,10 @@ def _with_fraud(
         event_time_s=genuine.event_time_s,
         customer=genuine.customer,
         terminal=genuine.terminal,
-        amount=np.round(np.where(stolen, genuine.amount * world.leaked_factor, genuine.amount), 2),
+        amount=_cents(np.where(stolen, genuine.amount * world.leaked_factor, genuine.amount)),
         scenario=scenario,
     )
+
+
+def _cents(amount: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.round(amount, 2), np.float64)

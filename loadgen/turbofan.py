@@ -1,12 +1,14 @@
 """Turbofan-like run-to-failure readings: a fleet that wears out, fails and is replaced, without end.
 
-Levels, noise and wear were fitted on the training engines of C-MAPSS FD001 (Saxena, Goebel, Simon, Eklund, "Damage
-Propagation Modeling for Aircraft Engine Run-to-Failure Simulation", PHM08), one engine at a time: a weighted sum of
-twelve sensors follows a + b * exp(-remaining / tau) with a residual of 0.05, and tau is 0.257 +- 0.038 of the life.
+Levels, noise and wear were fitted on the training engines of C-MAPSS FD001 (Saxena, Goebel, Simon, Eklund,
+"Damage Propagation Modeling for Aircraft Engine Run-to-Failure Simulation", PHM08), one engine at a time: a
+weighted sum of twelve sensors, 0 new and 1 at failure, follows a + b * exp(-remaining / tau) with a residual
+of 0.05, and tau is 0.257 +- 0.038 of the life.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,30 +18,39 @@ from loadgen.transactions import HANDBOOK_START_S
 SENSORS = 21
 SETTINGS = 3
 
-# s01..s21: level of a new engine, change at failure (wear 1), measurement noise (standard deviation).
-_LEVEL = np.array(
-    [518.67, 642.352, 1586.75, 1402.28, 14.62, 21.61, 554.02, 2388.046, 9056.0, 1.3, 47.3365]
-    + [521.971, 2388.045, 8138.0, 8.416, 0.03, 392.218, 2388.0, 100.0, 38.940, 23.3639]
-)
-_CHANGE = np.array(
-    [0.0, 1.318, 15.14, 26.65, 0.0, 0.0, -2.613, 0.2031, 0.0, 0.0, 0.8202]
-    + [-2.236, 0.2056, 0.0, 0.1047, 0.0, 3.980, 0.0, 0.0, -0.4955, -0.2976]
-)
-_NOISE = np.array(
-    [0.0, 0.302, 3.99, 4.02, 0.0, 0.0, 0.406, 0.0305, 4.18, 0.0, 0.101]
-    + [0.301, 0.0308, 3.18, 0.0201, 0.0, 0.949, 0.0, 0.0, 0.101, 0.0602]
-)
-# The core's speed (s09 and its corrected form s14) drifts by its own amount in every engine, -23..158 rpm at failure,
-# and pulls these others with it: change per rpm of s09's drift, around the mean drift of 42 rpm.
-_DRIFT = np.zeros(SENSORS)
-_DRIFT[[8, 13]] = 1.0, 0.9
-_PULL = np.zeros(SENSORS)
-_PULL[[2, 6, 7, 12, 16]] = 0.019, 0.0042, -7.7e-4, -8.1e-4, 0.0064
+# What a sensor shows: level of a new engine; change at failure (wear 1); standard deviation of the noise;
+# share of the engine's core speed drift; pull of that drift on others; decimals. The core speed (s09, and s14
+# corrected) drifts by an amount of its own in every engine, -23..158 rpm at failure; the pull is per rpm off
+# the mean drift.
 _MEAN_DRIFT = 42.0
-# Resolution of each sensor, in steps a unit.
-_SCALE = 10.0 ** np.array([2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 0, 0, 0, 2, 4])
+_LEVEL, _CHANGE, _NOISE, _DRIFT, _PULL, _DECIMALS = np.array(
+    [
+        [518.67, 0.0, 0.0, 0.0, 0.0, 2],  # s01 T2
+        [642.352, 1.318, 0.302, 0.0, 0.0, 2],  # s02 T24
+        [1586.75, 15.14, 3.99, 0.0, 0.019, 2],  # s03 T30
+        [1402.28, 26.65, 4.02, 0.0, 0.0, 2],  # s04 T50
+        [14.62, 0.0, 0.0, 0.0, 0.0, 2],  # s05 P2
+        [21.61, 0.0, 0.0, 0.0, 0.0, 2],  # s06 P15
+        [554.02, -2.613, 0.406, 0.0, 0.0042, 2],  # s07 P30
+        [2388.046, 0.2031, 0.0305, 0.0, -7.7e-4, 2],  # s08 Nf
+        [9056.0, 0.0, 4.18, 1.0, 0.0, 2],  # s09 Nc
+        [1.3, 0.0, 0.0, 0.0, 0.0, 2],  # s10 epr
+        [47.3365, 0.8202, 0.101, 0.0, 0.0, 2],  # s11 Ps30
+        [521.971, -2.236, 0.301, 0.0, 0.0, 2],  # s12 phi
+        [2388.045, 0.2056, 0.0308, 0.0, -8.1e-4, 2],  # s13 NRf
+        [8138.0, -8.0, 3.18, 0.9, 0.0, 2],  # s14 NRc
+        [8.416, 0.1047, 0.0201, 0.0, 0.0, 4],  # s15 BPR
+        [0.03, 0.0, 0.0, 0.0, 0.0, 2],  # s16 farB
+        [392.218, 3.980, 0.949, 0.0, 0.0064, 0],  # s17 htBleed
+        [2388.0, 0.0, 0.0, 0.0, 0.0, 0],  # s18 Nf_dmd
+        [100.0, 0.0, 0.0, 0.0, 0.0, 0],  # s19 PCNfR_dmd
+        [38.940, -0.4955, 0.101, 0.0, 0.0, 2],  # s20 W31
+        [23.3639, -0.2976, 0.0602, 0.0, 0.0, 4],  # s21 W32
+    ]
+).T
+_SCALE = 10.0**_DECIMALS
 
-# Life in cycles: log-normal with the mean and deviation of the hundred engines' log lives, within their range.
+# Life in cycles: log-normal, with mean and deviation of the hundred engines' log lives, within their range.
 _LOG_LIFE, _LOG_LIFE_STD, _LIFE_RANGE = 5.306, 0.213, (128, 360)
 
 
@@ -119,7 +130,7 @@ def _draw_engines(rng: np.random.Generator, machine: NDArray[np.int64]) -> _Engi
     return _Engines(
         machine=machine,
         life=life,
-        tau=life * np.clip(rng.normal(0.257, 0.038, n), 0.15, 0.32),
+        tau=np.asarray(life * np.clip(rng.normal(0.257, 0.038, n), 0.15, 0.32), np.float64),
         wear_new=rng.uniform(-0.3, 0.3, n),
         wear_end=np.clip(rng.normal(1.0, 0.08, n), 0.85, 1.15),
         drift=-23 + 181 * rng.beta(0.7, 1.2, n),
@@ -127,14 +138,10 @@ def _draw_engines(rng: np.random.Generator, machine: NDArray[np.int64]) -> _Engi
 
 
 def _replaced(engines: _Engines, failed: NDArray[np.bool_], fresh: _Engines) -> _Engines:
-    def put(old: NDArray[np.generic], new: NDArray[np.generic]) -> NDArray[np.generic]:
-        out = old.copy()
-        out[failed] = new
-        return out
-
-    return _Engines(
-        **{name: put(getattr(engines, name), getattr(fresh, name)) for name in _Engines.__slots__}
-    )
+    columns: dict[str, Any] = {name: getattr(engines, name).copy() for name in _Engines.__slots__}
+    for name, column in columns.items():
+        column[failed] = getattr(fresh, name)
+    return _Engines(**columns)
 
 
 def _sensors(
@@ -146,7 +153,7 @@ def _sensors(
     pull = (engines.drift - _MEAN_DRIFT) * decay
     value = _LEVEL + np.outer(wear, _CHANGE) + np.outer(drift, _DRIFT) + np.outer(pull, _PULL)
     value += _NOISE * rng.standard_normal((len(remaining), SENSORS))
-    return (np.rint(value * _SCALE) / _SCALE).astype(np.float32)
+    return np.asarray(np.rint(value * _SCALE) / _SCALE, np.float32)
 
 
 def _settings(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
