@@ -291,7 +291,7 @@ def test_a_write_whose_answer_got_lost_on_the_way_is_not_taken_for_a_new_owner(o
         own_redis.resume()
     with redis.Redis.from_url(own_redis.address) as client:
         deadline_s = time.monotonic() + 10
-        while b" 2 " not in client.get("ps:{g:0}") and time.monotonic() < deadline_s:  # type: ignore[operator]
+        while b" 2 " not in client.get("ps:{g:0}") and time.monotonic() < deadline_s:
             time.sleep(0.01)
 
     touch(lanes, [b"c"], 3)
