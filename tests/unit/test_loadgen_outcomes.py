@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -98,6 +98,7 @@ def test_event_numbers_with_a_gap_are_refused() -> None:
         ledger.plan(12, np.zeros(1), np.zeros(1), np.zeros(1, np.int8))
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 10_000_000), min_size=1, max_size=300))
 def test_percentiles_equal_the_slow_reference_to_three_digits(latencies_us: list[int]) -> None:
     found = latency_summary(latency_histogram(np.array(latencies_us) / 1e6))
