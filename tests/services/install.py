@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.services import docker_engine
-from tests.services.found import KAFKA_VARIABLE, REDIS_VARIABLE
 from tests.services.kafka_jars import MIN_JAVA, jars, jars_folder, java_major
 from tests.services.processes import Unavailable
 
@@ -18,25 +16,24 @@ APT_TIMEOUT_S = 900
 
 
 def install() -> list[str]:
-    """Install redis-server, a Java runtime, Maven and Kafka's jars, each only when absent and needed.
+    """Install redis-server, a Java runtime, Maven and Kafka's jars, each only when absent.
+
+    Also beside a Docker engine or given addresses: tests that kill a service start one of their own.
 
     Returns:
         One line for each thing that could not be had; the tests that need it will be skipped.
     """
-    if docker_engine.is_running():
-        return []
     troubles: list[str] = []
-    if REDIS_VARIABLE not in os.environ and shutil.which("redis-server") is None:
+    if shutil.which("redis-server") is None:
         troubles += _apt_install("redis-server")
-    if KAFKA_VARIABLE not in os.environ:
-        if java_major() < MIN_JAVA:
-            troubles += _apt_install("default-jre-headless")
-        if shutil.which("mvn") is None and not jars_folder().is_dir():
-            troubles += _apt_install("maven")
-        try:
-            jars()
-        except Unavailable as error:
-            troubles.append(str(error))
+    if java_major() < MIN_JAVA:
+        troubles += _apt_install("default-jre-headless")
+    if shutil.which("mvn") is None and not jars_folder().is_dir():
+        troubles += _apt_install("maven")
+    try:
+        jars()
+    except Unavailable as error:
+        troubles.append(str(error))
     return troubles
 
 
@@ -55,7 +52,7 @@ def _apt_install(package: str) -> list[str]:
         done = _apt(prefix, ["install", package])
     if done.returncode == 0:
         return []
-    return [f"{package} could not be installed: {done.stderr.strip().splitlines()[-1:]}"]
+    return [f"{package} could not be installed: {done.stderr.strip().rpartition(chr(10))[2]}"]
 
 
 def _as_root() -> list[str] | None:
