@@ -140,6 +140,9 @@ class Load:
         if self._errors:
             raise self._errors[0]
         streams = {name: report(outcomes) for name, outcomes in self.outcomes.items()}
+        if self._collector is None:
+            for stream in streams.values():
+                stream["unaccounted"] = None
         return {
             "streams": streams,
             "records_sent": sum(feed.records for feed in self._feeds),

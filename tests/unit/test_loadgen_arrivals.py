@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.arrivals import KINDS, Arrivals, arrivals, capped, constant, due_times, ramp, spike
@@ -55,6 +55,7 @@ def test_due_times_do_not_depend_on_how_many_are_asked_for_at_once(kind: str) ->
     assert np.allclose(np.concatenate([piecewise.take(n) for n in (1, 399, 0, 600)]), whole)
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 500),
     st.floats(0.1, 500),
@@ -83,6 +84,7 @@ def test_a_rate_of_nothing_is_refused() -> None:
         arrivals("sometimes", 5.0)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), max_size=60), st.floats(0.5, 100), st.floats(0, 5))
 def test_a_cap_delays_events_and_never_advances_them(due: list[float], per_s: float, free_s: float) -> None:
     wanted = np.sort(np.array(due))

@@ -135,6 +135,7 @@ def test_seconds_hold_the_events_due_then() -> None:
     assert found["p50_ms"] == [pytest.approx(200), None, None, pytest.approx(500)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=60))
 def test_the_area_under_the_curve_equals_counting_pairs(rows: list[tuple[int, bool]]) -> None:
     score = np.array([float(value) for value, _ in rows])
@@ -152,6 +153,7 @@ def test_remaining_life_is_judged_with_the_truth_capped() -> None:
     assert found["rmse_uncapped"] == pytest.approx(np.sqrt((75**2 + 9) / 2))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 50)), max_size=20))
 def test_a_growing_column_keeps_what_was_written(writes: list[tuple[int, int]]) -> None:
     column, reference = Growing("i8", -1), np.full(20_050, -1)
