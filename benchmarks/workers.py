@@ -102,7 +102,7 @@ class RunningWorker:
 
 def start_worker(files: Sequence[Path], log: Path, env: Mapping[str, str]) -> RunningWorker:
     """Start `penstock run` on these files; the caller stops it."""
-    with log.open("ab") as sink:
+    with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker.cli", "run", *map(str, files)],
             cwd=REPOSITORY,

@@ -1,0 +1,166 @@
+"""A filled topic, a self-contained fraud pipeline, and the outcomes read back from Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from benchmarks.workers import pipeline_file
+from schemas.codec import Codec
+from schemas.schema import load_schema
+from schemas.table import to_table
+
+START_MS = 1_760_000_000_000  # 2025-10-09
+Place = tuple[int, int]  # source partition and offset: what identifies a record whatever it says
+
+
+def transactions(count: int, *, seed: int = 0, customers: int = 200) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of transactions over forty days, in event-time order."""
+    rng = np.random.default_rng(seed)
+    schema = load_schema("transaction")
+    customer = [f"C{i}" for i in rng.integers(0, customers, count).tolist()]
+    table = to_table(
+        schema,
+        {
+            "transaction_id": [f"{seed}-{i}" for i in range(count)],
+            "event_time": np.sort(rng.integers(0, 40 * 86_400_000, count)) + START_MS,
+            "customer_id": customer,
+            "terminal_id": [f"T{i}" for i in rng.integers(0, 300, count).tolist()],
+            "amount": np.round(rng.gamma(2.0, 40.0, count), 2),
+        },
+    )
+    return [key.encode() for key in customer], Codec(schema, "single_object").encode(table)
+
+
+def fill(kafka: str, topic: str, keys: list[bytes], values: list[bytes]) -> None:
+    """Produce records and wait until all are acknowledged."""
+    failed: list[str] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": kafka,
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "delivery.report.only.error": True,
+            "on_delivery": lambda error, _: failed.append(str(error)),
+        }
+    )
+    for key, value in zip(keys, values, strict=True):
+        while True:
+            try:
+                producer.produce(topic, value, key)
+                break
+            except BufferError:
+                producer.poll(0.05)
+    assert producer.flush(60) == 0
+    assert not failed, failed[:3]
+
+
+def alone(folder: Path, prefix: str, **sections: dict[str, Any]) -> Path:
+    """The fraud pipeline without its lookup: the terminal's features are windows of the customer's own.
+
+    Nothing but the input topic then decides a score, so two workers can be compared exactly.
+    """
+
+    def change(document: dict[str, Any]) -> None:
+        document["features"]["terminal"] = dict(document["features"]["customer"])
+        document["decision"]["severities"] = {"warning": 0.2, "critical": 0.6}
+        for name, section in sections.items():
+            document[name] = {**document.get(name, {}), **section}
+
+    return pipeline_file("fraud", folder, prefix, change)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """What can be read (committed) from the output topics, by place in the source."""
+
+    scores: dict[Place, float] = field(default_factory=dict)
+    flags: dict[Place, tuple[bool, bool, bool]] = field(default_factory=dict)
+    alerts: dict[Place, tuple[str, str]] = field(default_factory=dict)
+    dead_letters: dict[Place, str] = field(default_factory=dict)
+    times_seen: Counter[Place] = field(default_factory=Counter)
+
+    @property
+    def doubled(self) -> list[Place]:
+        """Records with more than one outcome."""
+        return [place for place, times in self.times_seen.items() if times > 1]
+
+
+class Reader:
+    """Reads the outputs of a pipeline from their beginning, as far as they are committed."""
+
+    def __init__(self, kafka: str, prefix: str, pipeline: str = "fraud") -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": kafka,
+                "group.id": f"{prefix}reader",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 20,
+            }
+        )
+        self._kinds = {f"{prefix}{pipeline}.{kind}": kind for kind in ("scores", "alerts", "dead-letters")}
+        self._codecs = {kind: Codec(load_schema(kind[:-1]), "single_object") for kind in ("scores", "alerts")}
+        self.outcomes = Outcomes()
+        topics = self._consumer.list_topics(timeout=10).topics
+        self._consumer.assign(
+            [TopicPartition(topic, p, 0) for topic in self._kinds for p in topics[topic].partitions]
+        )
+
+    def read(self, wait_s: float = 0.2) -> int:
+        """Take what is there; returns how many records."""
+        messages = [m for m in self._consumer.consume(5000, wait_s) if m.error() is None]
+        for kind in ("scores", "alerts", "dead-letters"):
+            here = [m for m in messages if self._kinds[m.topic()] == kind]
+            if kind == "dead-letters":
+                self._note_dead_letters(here)
+            elif here:
+                self._note(kind, self._codecs[kind].decode([m.value() for m in here]).table.to_pylist())
+        return len(messages)
+
+    def read_until(self, enough: Callable[[Outcomes], bool], timeout_s: float = 90.0) -> Outcomes:
+        """Read until the outcomes are enough; fails when they are not in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while not enough(self.outcomes):
+            assert time.monotonic() < deadline_s, f"{len(self.outcomes.times_seen)} outcomes after {timeout_s} s"
+            self.read()
+        return self.outcomes
+
+    def read_all(self, count: int, timeout_s: float = 90.0) -> Outcomes:
+        """Read until `count` records have an outcome, and then whatever still comes."""
+        self.read_until(lambda found: len(found.times_seen) >= count, timeout_s)
+        while self.read(0.5):
+            pass
+        return self.outcomes
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def _note(self, kind: str, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            place = (row["source_partition"], row["source_offset"])
+            if kind == "alerts":
+                self.outcomes.alerts[place] = (row["severity"], row["lifecycle"])
+                continue
+            self.outcomes.times_seen[place] += 1
+            self.outcomes.scores[place] = row["score"]
+            self.outcomes.flags[place] = (row["late"], row["incomplete"], row["degraded"])
+
+    def _note_dead_letters(self, messages: list[Any]) -> None:
+        for message in messages:
+            headers = dict(message.headers())
+            place = (
+                int(headers["penstock.source.partition"]),
+                int(headers["penstock.source.offset"]),
+            )
+            self.outcomes.times_seen[place] += 1
+            self.outcomes.dead_letters[place] = headers["penstock.reason"].decode()
