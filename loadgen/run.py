@@ -152,6 +152,8 @@ class Load:
         }
 
     def _send(self, for_s: float | None) -> None:
+        for feed in self._feeds:
+            feed.prepare()  # setting up a world takes a moment, which is no event's latency
         origin_s = time.monotonic()
         for outcomes in self.outcomes.values():
             outcomes.ledger.origin_s = origin_s

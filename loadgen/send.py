@@ -144,8 +144,6 @@ def send_all(
     Raises:
         SendError: the producer cannot go on.
     """
-    for feed in feeds:
-        feed.prepare()
     while True:
         begun_s = now_s()
         until_s = begun_s if for_s is None else min(begun_s, for_s)
