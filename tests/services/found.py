@@ -75,9 +75,11 @@ def _found(
         if not is_answering(given):
             raise Unavailable(f"nothing answers at {variable}={given}")
         yield given
-    elif docker_engine.is_running():
-        with container() as address:
-            yield address
-    else:
-        with start() as service:
-            yield service.address
+        return
+    with contextlib.ExitStack() as stack:
+        address = None
+        if docker_engine.is_running():
+            # An engine that cannot fetch the image is no reason to go without.
+            with contextlib.suppress(Unavailable):
+                address = stack.enter_context(container())
+        yield address or stack.enter_context(start()).address

@@ -70,11 +70,12 @@ def _as_root() -> list[str] | None:
 def _apt(prefix: list[str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     # Neither systemd nor the older scripts may start the server that a package brings: the tests start
     # their own, and nothing is left running.
+    settings = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "SYSTEMD_OFFLINE=1"]
+    options = ["-qq", "-y", "--no-install-recommends", "-o", "Acquire::Retries=5"]
     return subprocess.run(
-        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "SYSTEMD_OFFLINE=1", "apt-get", "-qq", "-y",
-         "--no-install-recommends", "-o", "Acquire::Retries=5", *arguments],
+        [*prefix, "env", *settings, "apt-get", *options, *arguments],
         capture_output=True,
         text=True,
         timeout=APT_TIMEOUT_S,
         check=False,
-    )  # fmt: skip
+    )
