@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from schemas.schema import Schema, parse_schema
 from schemas.table import to_table
 from worker.batch import Batch, Events, Features, Records
 from worker.config import Pipeline, load_pipeline
+from worker.metrics import Meter
 
 NOW_US = 1_600_000_000_000_000  # the wall clock of tests: 2020-09-13
 NOW_MS = NOW_US // 1000
+METER = Meter("tests", CollectorRegistry())
 Headers = list[tuple[str, bytes | None]] | None
 
 

@@ -161,7 +161,13 @@ def test_tables_of_fast_slow_and_empty_chunks_join() -> None:
     codec = Codec(schema, "single_object")
     plan = DecodePlan(key="card", event_time="time", time_unit_us=1000, max_future_us=None, finite=())
     good = codec.encode_rows([{"id": "e", "time": 5, "card": "c", "amount": None}])[0]
-    chunks = [[good, good], [good, b"junk", good + b"\0"], [b"junk"], [], [None, good]]
+    chunks: list[list[bytes | None]] = [
+        [good, good],
+        [good, b"junk", good + b"\0"],
+        [b"junk"],
+        [],
+        [None, good],
+    ]
     parts = []
     for values in chunks:
         polled = records([Message(record_value=v, record_key=b"c") for v in values])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Codec
 from schemas.schema import Schema
-from tests.builders import NOW_US, Message, event_schema, records, table_rows
+from tests.builders import NOW_US, Headers, Message, event_schema, records, table_rows
 from worker.batch import Events, Rejected
 from worker.decode import TIME_MARKER, DecodePlan, decode, time_unit_us
 
@@ -343,6 +343,9 @@ def test_a_marker_from_the_far_future_is_rejected_like_an_event(digits: bytes) -
 # Whatever comes in.
 
 
+HEADERS: list[Headers] = [None, [], [(TIME_MARKER, b"77")], [(TIME_MARKER, None)]]
+
+
 @st.composite
 def messages(draw: st.DrawFn) -> Message:
     """A record, good or bad in any way."""
@@ -371,7 +374,7 @@ def messages(draw: st.DrawFn) -> Message:
     return Message(
         record_value=value,
         record_key=draw(st.sampled_from([b"c", b"d", b"", None, "é".encode(), b"\xff"])),
-        record_headers=draw(st.sampled_from([None, [], [(TIME_MARKER, b"77")], [(TIME_MARKER, None)]])),
+        record_headers=draw(st.sampled_from(HEADERS)),
         record_partition=draw(st.integers(0, 2)),
     )
 

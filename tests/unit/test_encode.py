@@ -1,0 +1,147 @@
+"""Scores and alerts say where they come from and how far they can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.codec import Codec
+from schemas.schema import load_schema
+from tests.builders import Message, event_schema, events, features, records, table_rows
+from worker.batch import Batch
+from worker.decide import CLEARED, NONE, RAISED, UPDATED, Decisions
+from worker.decode import DecodePlan, decode
+from worker.encode import SCORE, Stamp, alert_rows, score_table
+from worker.model_file import Reference
+
+NOW_US = 1_700_000_000_000_001
+STAMP = Stamp(
+    source_topic="transactions",
+    model="fraud",
+    model_version="2",
+    policy_version="7",
+    event_id="id",
+    severities=("warning", "critical"),
+    feature_names=("amount", "night"),
+    thresholds=(0.5, 0.9),
+    reference={"amount": Reference(mean=50, std=10, p01=0, p50=50, p99=100)},
+)
+BATCH = Batch(
+    events=events(
+        time_us=[11, 12, 13], keys=[b"a", "é".encode(), b"c"], partition=[0, 1, 0], offset=[5, 6, 7]
+    ),
+    features=features(
+        np.array([[90.0, 1.0], [20.0, 0.0], [50.0, 0.0]]),
+        lookup_age_ms=[0, -1, 2**53],
+        late=[True, False, False],
+        incomplete=[False, True, False],
+        degraded=[False, False, True],
+    ),
+)
+SCORES = np.array([0.95, 0.5, 0.25], np.float32)
+
+
+def scored(rows: list[int]) -> list[dict[str, Any]]:
+    """The score records of these rows, through their real codec and back."""
+    codec = Codec(SCORE, "single_object")
+    table = score_table(BATCH, SCORES, np.array(rows, np.int64), STAMP, NOW_US)
+    decoded = codec.decode(codec.encode(table))
+    assert decoded.rejects == ()
+    return table_rows(decoded.table)
+
+
+def micros(value: Any) -> int:
+    """A decoded timestamp as microseconds."""
+    return int(value.timestamp() * 1_000_000 + 0.5)
+
+
+def test_a_score_says_what_was_scored_by_what_and_how_far_it_can_be_trusted() -> None:
+    first, second, third = scored([0, 1, 2])
+
+    assert micros(first.pop("event_time")) == 11
+    assert micros(first.pop("scored_at")) == NOW_US
+    assert first == {
+        "event_id": "e5",
+        "key": "a",
+        "source_topic": "transactions",
+        "source_partition": 0,
+        "source_offset": 5,
+        "score": pytest.approx(0.95),
+        "model": "fraud",
+        "model_version": "2",
+        "policy_version": "7",
+        "late": True,
+        "incomplete": False,
+        "degraded": False,
+        "lookup_age_ms": 0,
+    }
+    assert (second["key"], second["incomplete"], second["lookup_age_ms"]) == ("é", True, None)
+    assert (third["degraded"], third["lookup_age_ms"]) == (True, 2**53)
+
+
+def test_only_the_rows_asked_for_are_written_and_stay_together() -> None:
+    third, first = scored([2, 0])
+
+    assert (third["event_id"], third["key"], third["source_offset"]) == ("e7", "c", 7)
+    assert (first["event_id"], first["key"], first["source_offset"]) == ("e5", "a", 5)
+    assert scored([]) == []
+
+
+def test_a_whole_number_names_an_event_in_decimal() -> None:
+    schema = event_schema(key="long")
+    codec = Codec(schema, "raw")
+    plan = DecodePlan(key="card", event_time="time", time_unit_us=1000, max_future_us=None, finite=())
+    value = codec.encode_rows([{"id": "e", "time": 1, "card": -42, "amount": 1.0}])[0]
+    made, _ = decode(records([Message(record_value=value, record_key=b"-42")]), codec, plan, 0)
+
+    table = score_table(
+        Batch(events=made, features=features(np.zeros((1, 2)))),
+        SCORES[:1],
+        np.array([0]),
+        replace(STAMP, event_id="card"),
+        NOW_US,
+    )
+
+    assert table_rows(table)[0]["event_id"] == "-42"
+    assert table_rows(table)[0]["key"] == "-42"
+
+
+def alerts(lifecycle: list[int], level: list[int], rows: list[int]) -> list[dict[str, Any]]:
+    """The alert records among these rows, through their real codec and back."""
+    decisions = Decisions(lifecycle=np.array(lifecycle, np.uint8), level=np.array(level, np.uint8))
+    made = alert_rows(BATCH, SCORES, decisions, np.array(rows, np.int64), STAMP, NOW_US)
+    codec = Codec(load_schema("alert"), "single_object")
+    decoded = codec.decode(codec.encode_rows(made))
+    assert decoded.rejects == ()
+    return table_rows(decoded.table)
+
+
+def test_an_alert_is_its_score_and_why() -> None:
+    (alert,) = alerts([RAISED, NONE, NONE], [2, 0, 0], [0, 1, 2])
+
+    assert alert["alert_id"] == "transactions-0-5"
+    assert (alert["severity"], alert["lifecycle"]) == ("critical", "RAISED")
+    assert alert["reason"] == "score 0.95 against critical threshold 0.9"
+    assert dict(alert["features"]) == {"amount": 90.0, "night": 1.0}
+    assert [r["text"] for r in alert["reasons"]] == ["amount is 90, usually 50"]
+    assert alert["event_id"] == "e5"
+    assert micros(alert["event_time"]) == 11
+
+
+def test_a_cleared_alert_names_the_severity_it_had() -> None:
+    updated, cleared = alerts([NONE, UPDATED, CLEARED], [0, 1, 2], [0, 1, 2])
+
+    assert (updated["severity"], updated["lifecycle"], updated["alert_id"]) == (
+        "warning",
+        "UPDATED",
+        "transactions-1-6",
+    )
+    assert (cleared["severity"], cleared["lifecycle"]) == ("critical", "CLEARED")
+
+
+def test_an_event_that_is_replayed_or_not_scored_raises_nothing() -> None:
+    assert alerts([RAISED, NONE, RAISED], [1, 0, 1], [1]) == []
+    assert alerts([RAISED, RAISED, RAISED], [1, 1, 1], []) == []
