@@ -130,7 +130,9 @@ class Reader:
         """Read until the outcomes are enough; fails when they are not in time."""
         deadline_s = time.monotonic() + timeout_s
         while not enough(self.outcomes):
-            assert time.monotonic() < deadline_s, f"{len(self.outcomes.times_seen)} outcomes after {timeout_s} s"
+            assert time.monotonic() < deadline_s, (
+                f"{len(self.outcomes.times_seen)} outcomes after {timeout_s} s"
+            )
             self.read()
         return self.outcomes
 
@@ -140,6 +142,17 @@ class Reader:
         while self.read(0.5):
             pass
         return self.outcomes
+
+    def scores(self, count: int, timeout_s: float = 90.0) -> list[dict[str, Any]]:
+        """The first `count` score records as they are, instead of as outcomes."""
+        found: list[dict[str, Any]] = []
+        deadline_s = time.monotonic() + timeout_s
+        while len(found) < count:
+            assert time.monotonic() < deadline_s, f"{len(found)} of {count} scores after {timeout_s} s"
+            messages = [m for m in self._consumer.consume(5000, 0.2) if m.error() is None]
+            values = [m.value() for m in messages if self._kinds[m.topic()] == "scores"]
+            found += self._codecs["scores"].decode(values).table.to_pylist()
+        return found
 
     def close(self) -> None:
         """Let go of the connection."""

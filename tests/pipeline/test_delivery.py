@@ -43,7 +43,9 @@ def reader(kafka_bootstrap: str, prefix: str) -> Iterator[Reader]:
     opened.close()
 
 
-def undisturbed(kafka: str, env: dict[str, str], folder: Path, values: tuple[list[bytes], list[bytes]]) -> Outcomes:
+def undisturbed(
+    kafka: str, env: dict[str, str], folder: Path, values: tuple[list[bytes], list[bytes]]
+) -> Outcomes:
     """What one worker that nobody disturbs gives for the same records."""
     prefix = f"calm-{time.time_ns()}."
     create_topics(kafka, topics_of(prefix, PARTITIONS))
@@ -94,7 +96,12 @@ def test_three_members_share_the_partitions_and_one_may_leave(
 @pytest.mark.redis
 @pytest.mark.parametrize("write_interval", ["50ms", "1h"])
 def test_a_killed_worker_changes_no_score_and_loses_none(
-    kafka_bootstrap: str, env: dict[str, str], prefix: str, reader: Reader, tmp_path: Path, write_interval: str
+    kafka_bootstrap: str,
+    env: dict[str, str],
+    prefix: str,
+    reader: Reader,
+    tmp_path: Path,
+    write_interval: str,
 ) -> None:
     """With 1h nothing is ever written before the kill: all state comes back from the topic."""
     records = transactions(EVENTS, seed=1)
