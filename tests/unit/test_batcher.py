@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import Codec
@@ -128,6 +128,7 @@ def test_joined_parts_keep_their_order_and_the_later_offsets() -> None:
     assert whole.features.scalars[:, 0].tolist() == [5.0, 6.0, 7.0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
 def test_every_column_of_a_joined_batch_stays_beside_the_others(sizes: list[int]) -> None:
     parts, offset = [], 0

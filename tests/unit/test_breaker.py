@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.breaker import DeadLetterBreaker
@@ -59,6 +59,7 @@ def test_records_that_fail_after_they_were_counted_add_to_the_dead_only() -> Non
         breaker.add(1.0, 0, 6)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 20), st.integers(0, 20)), max_size=30),
     st.sampled_from([0.0, 0.25, 0.5, 0.9]),

@@ -217,6 +217,7 @@ def test_rows_that_do_not_fit_leave_no_trace_and_fit_after_a_write(plan: Feature
     assert run(made, plan, lanes).scalars[:, 2].tolist() == [2, 1]
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1)), st.integers(0, 23), st.integers(1, 24))
 def test_the_calendar_is_that_of_utc(when: datetime, first: int, last: int) -> None:
     event_us = np.array([round(when.replace(tzinfo=UTC).timestamp() * 1e6)], np.int64)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_cache.lanes import Lanes
@@ -278,6 +278,7 @@ def test_an_owner_that_is_ahead_is_not_waited_for(make: Make) -> None:
     assert clock.now_s <= 2
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=40))
 def test_the_lane_of_a_terminal_is_the_one_that_java_producers_use(key: bytes) -> None:
     from confluent_kafka import murmur2 as theirs
