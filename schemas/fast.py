@@ -94,6 +94,15 @@ def decode(
     return pa.RecordBatch.from_arrays(arrays, schema=plan.arrow), suspects
 
 
+def readable(plan: Plan, payloads: list[bytes]) -> bool:
+    """Return whether pyruhvro reads all the payloads; it names none of those that it cannot read."""
+    try:
+        _guarded(pyruhvro.deserialize_array, payloads, plan.decode_text)
+    except Exception:
+        return False
+    return True
+
+
 def encode(plan: Plan, table: pa.RecordBatch) -> list[bytes]:
     """Return the payloads of a batch that has exactly the plan's columns and no null where none may be."""
     if table.num_rows == 0:
@@ -153,10 +162,11 @@ def _measure(
     column: Column, array: pa.Array, sizes: NDArray[np.int64], suspects: NDArray[np.bool_]
 ) -> pa.Array:
     """Return the array in its final type; add its encoded sizes, mark the rows that need a second look."""
+    if column.kind in _FIXED_BYTES and not column.optional:
+        return array
     valid = None if array.null_count == 0 else array.is_valid().to_numpy(zero_copy_only=False)
     if column.kind in _FIXED_BYTES:
-        if column.optional:
-            sizes += _FIXED_BYTES[column.kind] * (1 if valid is None else valid)
+        _add(sizes, np.int64(_FIXED_BYTES[column.kind]), valid)
         return array
     if column.kind in {"int", "long"}:
         return _measure_number(column, array, valid, sizes, suspects)

@@ -68,7 +68,7 @@ def _decode_fast(
         table, suspects = first
         bad = _walk_all(lane.walk, payloads, np.flatnonzero(suspects))
         return (table.take(pa.array(kept(len(payloads), bad))) if bad else table), bad
-    bad = _search(lane, plan, payloads, sizes, 0, len(payloads))
+    bad = _search(lane, plan, payloads, 0, len(payloads))
     left = kept(len(payloads), bad)
     second = _try(plan, [payloads[i] for i in left], sizes[left]) if bad else None
     if second is None:
@@ -87,17 +87,15 @@ def _try(
         return None
 
 
-def _search(
-    lane: Lane, plan: fast.Plan, payloads: list[bytes], sizes: NDArray[np.int64], start: int, stop: int
-) -> Bad:
-    """Return the bad payloads of a stretch that the fast path refuses as a whole."""
+def _search(lane: Lane, plan: fast.Plan, payloads: list[bytes], start: int, stop: int) -> Bad:
+    """Return what is wrong in a stretch that cannot be read as a whole."""
     if stop - start <= _WALK_AT_MOST:
         return _walk_all(lane.walk, payloads, np.arange(start, stop))
     bad: Bad = {}
     middle = (start + stop) // 2
     for low, high in ((start, middle), (middle, stop)):
-        if _try(plan, payloads[low:high], sizes[low:high]) is None:
-            bad |= _search(lane, plan, payloads, sizes, low, high)
+        if not fast.readable(plan, payloads[low:high]):
+            bad |= _search(lane, plan, payloads, low, high)
     return bad
 
 
