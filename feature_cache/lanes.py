@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_cache.layout import NEVER_US
-from feature_cache.packing import generation_of, pack, unpack
+from feature_cache.layout import FOREVER_US, NEVER_US
+from feature_cache.packing import CorruptRowError, generation_of, pack, unpack
 from feature_cache.rows import HotRows
 from feature_cache.store import NOTHING, FencedError, LaneMeta, Store, StoreUnavailableError
 
 
-def lane_name(group: str, partition: int) -> str:
-    """The lane's name in the store: the unit of ownership is one partition of one consumer group."""
-    return f"{group}:{partition}"
+def lane_name(group: str, topic: str, partition: int) -> str:
+    """The lane's name in the store: the unit of ownership is one partition as one consumer group reads it."""
+    return f"{group}:{topic}:{partition}"
 
 
 @dataclass(slots=True)
@@ -48,10 +48,11 @@ class Lane:
 class Lanes:
     """The lanes that this worker owns, and their rows in memory."""
 
-    def __init__(self, rows: HotRows, store: Store, group: str) -> None:
+    def __init__(self, rows: HotRows, store: Store, group: str, topic: str) -> None:
         self.rows = rows
         self._store = store
         self._group = group
+        self._topic = topic
         self._fingerprint = rows.layout.fingerprint
         self._owned: dict[int, Lane] = {}
 
@@ -65,52 +66,48 @@ class Lanes:
         """The partitions owned now."""
         return sorted(self._owned)
 
-    def take(self, partition: int, *, committed: int | None, start: int, low: int, now_ms: int) -> int:
+    def take(
+        self, partition: int, *, committed: int | None, start: int, low: int, high: int, now_ms: int
+    ) -> int:
         """Own a lane; from here on no former owner can write it.
 
         Args:
             partition: the partition assigned.
             committed: next offset of the consumer group; None when it never committed.
             start: where a group without a committed offset begins.
-            low: the oldest offset that the topic still holds.
+            low, high: the oldest offset that the topic still holds, and the next one to be written.
             now_ms: wall clock, dates the rows of a rebuild.
 
         Returns:
             The offset to read from. Events below `Lane.mute_until` only bring the rows up to date.
         """
-        name = lane_name(self._group, partition)
+        name = lane_name(self._group, self._topic, partition)
+        self.rows.drop_lane(partition)
         durable = self._store.take(name, generation=now_ms)
-        outcome_until = start if committed is None else committed
-        if committed is None and durable.watermark != NOTHING:
-            outcome_until = durable.watermark  # offsets expired: rows are never ahead of a commit
-        usable = durable.layout == self._fingerprint and low <= durable.watermark <= outcome_until
-        if usable:
-            lane = Lane(
-                name=name,
-                durable=durable,
-                generation=durable.generation,
-                watermark=durable.watermark,
-                mute_until=outcome_until,
-                complete_us=durable.complete_us,
-                forgotten_us=durable.forgotten_us,
-                starts_blind=False,
-            )
-        else:
-            # Nothing stored, another layout, a gap cut by retention, or offsets reset to before the rows:
-            # the topic is the truth, so the rows are made again from what it still holds.
-            begin = low if committed is not None else start
-            lane = Lane(
-                name=name,
-                durable=durable,
-                generation=durable.generation if durable.watermark == NOTHING else now_ms,
-                watermark=begin,
-                mute_until=outcome_until,
-                complete_us=NEVER_US,
-                forgotten_us=NEVER_US,
-                starts_blind=begin > 0,
-            )
-        self._owned[partition] = lane
-        return lane.watermark
+        # A topic made anew is shorter than what was stored or committed of the old one: both say nothing.
+        has_state = durable.watermark != NOTHING and durable.watermark <= high
+        if committed is not None and committed > high:
+            committed = None
+        if committed is None and has_state:
+            committed = durable.watermark  # the group's offsets expired: rows are never ahead of a commit
+        mute_until = start if committed is None else committed
+        usable = has_state and durable.layout == self._fingerprint and low <= durable.watermark <= mute_until
+        # Otherwise (nothing stored, another layout, a gap cut by retention, offsets set back) the topic is
+        # the truth, and the rows are made again from what it still holds.
+        begin = durable.watermark if usable else start if committed is None else low
+        is_blind = durable.forgotten_us == FOREVER_US if usable else begin > 0
+        self._owned[partition] = Lane(
+            name=name,
+            durable=durable,
+            # Rows of an abandoned state must never be read again, even if the clock has stepped back.
+            generation=durable.generation if usable else max(now_ms, durable.generation + 1),
+            watermark=begin,
+            mute_until=mute_until,
+            complete_us=durable.complete_us if usable else NEVER_US,
+            forgotten_us=durable.forgotten_us if usable and not is_blind else NEVER_US,
+            starts_blind=is_blind,
+        )
+        return begin
 
     def drop(self, partition: int) -> None:
         """Give up a lane and its rows in memory."""
@@ -154,13 +151,20 @@ class Lanes:
         packed: list[bytes | None] = [None] * len(wanted)
         if lane.has_rows:
             meta, packed = self._store.read(lane.name, wanted)
-            if meta not in (lane.durable, lane.uncertain):
+            if meta is None or meta not in (lane.durable, lane.uncertain):
                 raise FencedError(f"lane {lane.name}: found {meta}, expected {lane.durable}")
         slots = self.rows.add(wanted, partition)
         kept = [
             i for i, row in enumerate(packed) if row is not None and generation_of(row) == lane.generation
         ]
-        unpack(self.rows, slots[kept], [row for i in kept if (row := packed[i]) is not None])
+        try:
+            unpack(self.rows, slots[kept], [row for i in kept if (row := packed[i]) is not None])
+        except CorruptRowError as error:
+            # Give up what is stored, or every restart would meet the same row: the topic makes it again.
+            self._store.write(lane.name, lane.durable, replace(lane.durable, watermark=NOTHING), [], [])
+            raise CorruptRowError(
+                f"lane {lane.name}: {error}; the lane is made again from the topic at the next start"
+            ) from error
         return len(kept)
 
     def advance(self, partition: int, next_offset: int, complete_us: int, first_event_us: int) -> None:
@@ -190,7 +194,7 @@ class Lanes:
             generation=lane.generation,
             watermark=lane.watermark,
             complete_us=lane.complete_us,
-            forgotten_us=lane.forgotten_us,
+            forgotten_us=FOREVER_US if lane.starts_blind else lane.forgotten_us,
             layout=self._fingerprint,
         )
         if not len(slots) and new == lane.durable:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 AGGREGATES = ("count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct")
+ROW_VERSION = 1  # of the packed form, see packing.py
 NEVER_US = -(2**62)  # "nothing has been forgotten": older than any event time
 FOREVER_US = 2**62  # a history without an end
 
@@ -25,6 +26,7 @@ class WindowGroup:
     """
 
     name: str
+    over: str  # the event field remembered
     windows_us: tuple[int, ...]
     window_labels: tuple[str, ...]
     aggregates: tuple[str, ...]
@@ -117,5 +119,5 @@ class Layout:
             )
             for g in self.groups
         ]
-        fields = [g.fields for g in self.groups if isinstance(g, SequenceGroup)]
-        return hashlib.sha256(repr((meaning, fields)).encode()).hexdigest()[:12]
+        fields = [(g.over,) if isinstance(g, WindowGroup) else g.fields for g in self.groups]
+        return hashlib.sha256(repr((ROW_VERSION, meaning, fields)).encode()).hexdigest()[:12]

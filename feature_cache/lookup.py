@@ -27,7 +27,7 @@ class LookedUp:
 
 def read_lookup(
     store: Store,
-    group_id: str,
+    owner: tuple[str, str],
     layout: Layout,
     group: WindowGroup,
     keys: Sequence[bytes],
@@ -39,7 +39,7 @@ def read_lookup(
 
     Args:
         store: where that group keeps its rows.
-        group_id: that consumer group.
+        owner: that consumer group and the topic it reads.
         layout, group: its row layout, and the window group asked for.
         keys: (k,) distinct entities.
         lanes: (k,) int32 the partition each entity belongs to there.
@@ -56,7 +56,7 @@ def read_lookup(
     for lane in np.unique(lanes).tolist():
         here = np.flatnonzero(lanes == lane)
         wanted = [keys[i] for i in here.tolist()]
-        meta, packed = store.read(lane_name(group_id, lane), wanted)
+        meta, packed = store.read(lane_name(*owner, lane), wanted)
         if not _readable(meta, layout):
             continue
         assert meta is not None

@@ -8,8 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from feature_cache.layout import ROW_VERSION
+
 HEADER_WORDS = 3  # version and alert level, generation, time of the last alert
-VERSION = 1
 
 # One row, in 8-byte little-endian words:
 #   [version | alert level << 8] [generation] [alert_us]
@@ -92,7 +93,7 @@ def pack(rows: Any, slots: NDArray[np.int64], generation: int) -> list[bytes]:
     ends = np.cumsum(sizes)
     starts = ends - sizes
     words = np.zeros(int(ends[-1]) if len(slots) else 0, "<i8")
-    words[starts] = VERSION | (rows.alert_level[slots].astype(np.int64) << 8)
+    words[starts] = ROW_VERSION | (rows.alert_level[slots].astype(np.int64) << 8)
     words[starts + 1] = generation
     words[starts + 2] = rows.alert_us[slots]
     cursor = starts + HEADER_WORDS
@@ -105,7 +106,7 @@ def pack(rows: Any, slots: NDArray[np.int64], generation: int) -> list[bytes]:
 
 def generation_of(packed: bytes) -> int:
     """The generation that a packed row was written under; -1 when it is not a row of this version."""
-    if len(packed) < HEADER_WORDS * 8 or len(packed) % 8 or packed[0] != VERSION:
+    if len(packed) < HEADER_WORDS * 8 or len(packed) % 8 or packed[0] != ROW_VERSION:
         return -1
     return int.from_bytes(packed[8:16], "little", signed=True)
 
@@ -126,8 +127,8 @@ def unpack(rows: Any, slots: NDArray[np.int64], packed: list[bytes]) -> None:
     words = np.frombuffer(b"".join(packed), "<i8")
     ends = np.cumsum(sizes // 8)
     starts = ends - sizes // 8
-    if ((words[starts] & 0xFF) != VERSION).any():
-        raise CorruptRowError(f"found a row of another version, expected version {VERSION}")
+    if ((words[starts] & 0xFF) != ROW_VERSION).any():
+        raise CorruptRowError(f"found a row of another version, expected version {ROW_VERSION}")
     rows.alert_level[slots] = (words[starts] >> 8) & 0xFF
     rows.alert_us[slots] = words[starts + 2]
     cursor = starts + HEADER_WORDS

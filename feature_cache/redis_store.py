@@ -41,9 +41,8 @@ class RedisStore:
     """Rows in Redis 7 or Valkey; short timeouts, so that a dead server is an error and not a stall."""
 
     def __init__(self, url: str, *, timeout_s: float = 1.0) -> None:
-        # Reads are retried once. redis-py would also re-send the scripts after a lost reply: `take` may
-        # raise the epoch twice, which is harmless; a `write` repeated compares unequal, so it could report
-        # a false "fenced", which drops the lane and loads it again: slower, never wrong.
+        # One retry, also of the scripts: a `take` sent twice raises the epoch twice, which is harmless, and a
+        # `write` sent twice compares unequal the second time, which Lanes.write looks into.
         self._redis: redis.Redis = redis.Redis.from_url(
             url,
             socket_timeout=timeout_s,
@@ -97,14 +96,24 @@ def _prefix(lane: str) -> bytes:
     return f"ps:{{{lane}}}:".encode()
 
 
+# Answers of a server that cannot serve now; anything else it refuses is a mistake of ours.
+_NOT_NOW = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY", "TRYAGAIN")
+
+
 def _call(command: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a command; a server that is away is one error, whatever the way it is away."""
+    """Run a command; a server that is away or cannot serve is one error, whatever the reason."""
     try:
         return command(*args, **kwargs)
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise StoreUnavailableError(
             f"Redis did not answer ({type(error).__name__}: {error}): is state.store right, is it running?"
         ) from error
+    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as error:
+        raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
+    except redis.ResponseError as error:
+        if not str(error).startswith(_NOT_NOW):
+            raise
+        raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
 
 
 def open_redis(url: str) -> RedisStore:

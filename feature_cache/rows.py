@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -131,6 +132,7 @@ class HotRows:
         if len(wrong):
             i = int(wrong[0])
             raise WrongLaneError(
-                f"entity {keys[i]!r} arrived on partition {int(lanes[i])} and on partition "
-                f"{int(self.lane[slots[i]])}: producers must partition by key (see source.partitioner)"
+                f"one entity (sha256 {hashlib.sha256(keys[i]).hexdigest()[:12]}) arrived on partitions "
+                f"{int(lanes[i])} and {int(self.lane[slots[i]])}: producers must partition by key "
+                f"(see source.partitioner)"
             )

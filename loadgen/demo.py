@@ -124,6 +124,9 @@ def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator
         "PENSTOCK_ADMIN_HOST": "127.0.0.1",
         "PENSTOCK_ADMIN_PORT": "0",
         "PENSTOCK_DEVICE": "cpu",
+        # A laptop does more than this demo: batches of 20 ms cost half the CPU of the smallest possible ones.
+        "PENSTOCK_EAGER": "false",
+        "PENSTOCK_MAX_WAIT": "20ms",
         "PENSTOCK_FETCH_WAIT_MS": str(FETCH_WAIT_MS),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_PIPELINES.parent), env.get("PYTHONPATH")])),
     }

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 from prometheus_client import REGISTRY, CollectorRegistry
-from schemas.registry import Registry, RegistrySettings
 
 from feature_cache.lanes import Lanes
 from feature_cache.packing import pack, unpack
@@ -17,6 +16,7 @@ from feature_cache.redis_store import open_redis
 from feature_cache.rows import HotRows
 from feature_cache.store import MemoryStore, Store
 from schemas.codec import Codec
+from schemas.registry import Registry, RegistrySettings
 from schemas.schema import Schema, load_schema
 from worker.batch import Events
 from worker.batcher import Batcher
@@ -72,7 +72,9 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     )
     source.partition_count()  # a topic that does not exist stops the start
     store = open_store(str(pipeline.state.store))
-    lanes = Lanes(HotRows(plan.layout, pipeline.state.hot_rows), store, pipeline.kafka.group)
+    lanes = Lanes(
+        HotRows(plan.layout, pipeline.state.hot_rows), store, pipeline.kafka.group, pipeline.source.topic
+    )
     lookups = tuple(
         Lookup(
             lookup,
@@ -198,7 +200,7 @@ def _warm(
         complete_us={},
     )
     rows = HotRows(plan.layout, 1)
-    enrich(empty, plan, Lanes(rows, MemoryStore(), "warm"), (), meter)
+    enrich(empty, plan, Lanes(rows, MemoryStore(), "warm", "warm"), (), meter)
     slots = rows.add([b"warm"], 0)
     unpack(rows, slots, pack(rows, slots, 0))
     if decision is not None:

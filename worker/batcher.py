@@ -47,15 +47,22 @@ class Batcher:
             return at_most_ms
         return min(at_most_ms, max(0.0, self._deadline_ms - now_ms))
 
-    def add(self, batch: Batch, size_bytes: int, now_ms: float, *, is_idle: bool) -> None:
+    def gather_ms(self, now_ms: float) -> float:
+        """How long a poll may go on gathering once it has a record: decoding once a batch is cheaper."""
+        if self._policy.eager:
+            return 0.0
+        return self.wait_ms(now_ms, self._policy.max_wait_ms)
+
+    def add(self, batch: Batch, size_bytes: int, first_at_ms: float, *, is_idle: bool) -> None:
         """Append rows; the wait is counted from the first of them.
 
         Args:
             size_bytes: bytes of the records that these rows came from.
+            first_at_ms: when the first of these records was here.
             is_idle: nothing more was waiting when these were polled.
         """
         if not self._parts:
-            self._deadline_ms = now_ms + self._policy.max_wait_ms
+            self._deadline_ms = first_at_ms + self._policy.max_wait_ms
         self._parts.append(batch)
         self._rows += len(batch)
         self._size_bytes += size_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,7 +28,11 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (worker.exits)."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["demo"]:
+        # The load generator is a program of its own, so that nothing of it is ever loaded into a worker.
+        return subprocess.call([sys.executable, "-m", "loadgen.demo", *words[1:]])
+    arguments = _parser().parse_args(words)
     try:
         return int(arguments.command(arguments))
     except ConfigError as error:
@@ -80,13 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")
     health.set_defaults(command=_healthcheck)
 
-    demo = commands.add_parser(
-        "demo",
-        help="Both pipelines on simulated traffic, on an embedded bus and an in-memory store.",
-        add_help=False,
+    commands.add_parser(
+        "demo", help="Both pipelines on simulated traffic, on an embedded bus and an in-memory store."
     )
-    demo.add_argument("rest", nargs=argparse.REMAINDER)
-    demo.set_defaults(command=_demo)
     return parser
 
 
@@ -136,11 +135,6 @@ def _healthcheck(arguments: argparse.Namespace) -> int:
         print(f"{url}: no answer ({error}): is the worker running, is the port right?", file=sys.stderr)
         return Exit.UNHEALTHY
     return Exit.OK
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    # The load generator is a program of its own, so that nothing of it is ever loaded into a worker.
-    return subprocess.call([sys.executable, "-m", "loadgen.demo", *arguments.rest])
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def decide(
     sign = -1.0 if policy.alert_below else 1.0
     lifecycle = np.zeros(len(scores), np.uint8)
     level = np.zeros(len(scores), np.uint8)
-    thresholds = np.array(policy.thresholds, np.float64) * sign
+    # Scores are float32: a score of 0.9 reaches a threshold of 0.9 only when both are rounded alike.
+    thresholds = np.array(policy.thresholds, np.float32).astype(np.float64) * sign
     urgency = scores.astype(np.float64) * sign
     if policy.cooldown_us is not None:
         _with_cooldown(
@@ -102,7 +103,7 @@ def _with_cooldown(
         lifecycle[i] = UPDATED if is_cooling else RAISED
         level[i] = now
         alert_level[s] = now
-        alert_us[s] = event_us[i]
+        alert_us[s] = max(alert_us[s], event_us[i])  # a late event does not shorten the cool-down
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -13,6 +13,7 @@ from schemas.codec import Codec
 from worker.batch import Events, Records, Rejected
 
 TIME_MARKER = "penstock.time-marker"  # header of a record without value; see docs/time.md
+_MARKER_DIGITS = 15  # milliseconds for another 30,000 years
 _LATEST_US = 2**61  # beyond this, microseconds would overflow in sums with a window
 
 
@@ -55,9 +56,9 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
         The events in the order of their records, and every other record with its reason; together they
         account for all records but time markers. Never raises on bad input.
     """
-    complete_us, markers = _time_markers(records)
+    complete_us, markers, rejected = _time_markers(records, plan, now_us)
     decoded = codec.decode(records.values)
-    rejected = [
+    rejected += [
         _rejected(records, reject.row, "decode", reject.reason, reject.detail)
         for reject in decoded.rejects
         if reject.row not in markers
@@ -102,21 +103,34 @@ def _rejected(records: Records, row: int, stage: str, reason: str, detail: str) 
     )
 
 
-def _time_markers(records: Records) -> tuple[dict[int, int], set[int]]:
-    """Event time declared complete by partition, and the rows that say so."""
+def _time_markers(
+    records: Records, plan: DecodePlan, now_us: int
+) -> tuple[dict[int, int], set[int], list[Rejected]]:
+    """Event time declared complete by partition, the rows that are markers, and markers that are none."""
     complete_us: dict[int, int] = {}
     rows: set[int] = set()
+    rejected: list[Rejected] = []
     if None not in records.values:
-        return complete_us, rows
+        return complete_us, rows, rejected
+    latest_ms = _latest_us(plan, now_us) // 1000
     for row, value in enumerate(records.values):
-        if value is not None:
+        said = [] if value is not None else records.messages[row].headers() or ()
+        text = next((text for name, text in said if name == TIME_MARKER), None)
+        if text is None or not text.isdigit():
+            continue  # a record without a value, whatever its headers say
+        rows.add(row)
+        if len(text) > _MARKER_DIGITS or int(text) > latest_ms:
+            detail = f"{TIME_MARKER} is not a time in milliseconds that source.max_future allows"
+            rejected.append(_rejected(records, row, "validate", "event_time_in_future", detail))
             continue
-        for name, text in records.messages[row].headers() or ():
-            if name == TIME_MARKER and text and text.isdigit():
-                rows.add(row)
-                partition = int(records.partition[row])
-                complete_us[partition] = max(complete_us.get(partition, 0), int(text) * 1000)
-    return complete_us, rows
+        partition = int(records.partition[row])
+        complete_us[partition] = max(complete_us.get(partition, 0), int(text) * 1000)
+    return complete_us, rows, rejected
+
+
+def _latest_us(plan: DecodePlan, now_us: int) -> int:
+    """The newest event time that is taken."""
+    return _LATEST_US if plan.max_future_us is None else min(_LATEST_US, now_us + plan.max_future_us)
 
 
 def _validate(
@@ -126,7 +140,7 @@ def _validate(
     verdict = _Verdict(keep=np.ones(table.num_rows, np.bool_))
     time = table.column(plan.event_time)
     ticks = _int64(time)
-    latest = _LATEST_US if plan.max_future_us is None else now_us + plan.max_future_us
+    latest = _latest_us(plan, now_us)
     if time.null_count:
         verdict.reject(_nulls(time), "null_event_time", f"{plan.event_time} is null, expected a time")
     verdict.reject(ticks < 0, "event_time_too_old", f"{plan.event_time} is before 1970-01-01")

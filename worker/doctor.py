@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from schemas.registry import Registry, RegistrySettings, UnknownSchemaError
 
 from feature_cache.store import StoreUnavailableError
+from schemas.registry import Registry, RegistrySettings
 from schemas.schema import load_schema
 from worker.assemble import store_opener
 from worker.config import Pipeline
@@ -105,10 +105,7 @@ def _store(pipeline: Pipeline) -> Finding:
 def _registry(pipeline: Pipeline) -> Finding:
     def check() -> str:
         registry = Registry(RegistrySettings(url=str(pipeline.source.registry or pipeline.outputs.registry)))
-        try:
-            registry.schema(0)  # ids start at 1: an answer that there is none is an answer
-        except UnknownSchemaError:
-            pass
+        registry.check()
         return f"answers at {registry.url}"
 
     return _check("registry", check, "is the registry's URL right? Set PENSTOCK_REGISTRY or source.registry")

@@ -13,7 +13,7 @@ class Exit(IntEnum):
     USAGE = 2  # the command line was wrong
     CONFIG = 3  # a pipeline file, schema or model card is wrong; a restart will not help
     MODEL = 4  # the model does not load, does not run on its device, or fails its golden vectors
-    KAFKA = 5  # Kafka refused or could not be reached for too long
+    KAFKA = 5  # Kafka or its schema registry refused, or could not be reached for too long
     STORE = 6  # the feature store refused or could not be reached for too long
     FENCED = 7  # another member owns a lane we held; restart and rejoin
     DEAD_LETTERS = 8  # too large a share of a minute's records could not be scored

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -39,12 +41,20 @@ def calendar(event_us: NDArray[np.int64], feature: CalendarFeature) -> NDArray[n
 
 
 def enrich(
-    events: Events, plan: FeaturePlan, lanes: Lanes, lookups: tuple[Lookup, ...], meter: Meter
+    events: Events,
+    plan: FeaturePlan,
+    lanes: Lanes,
+    lookups: tuple[Lookup, ...],
+    meter: Meter,
+    may_wait: Callable[[], None] = lambda: None,
 ) -> Features:
     """Compute every feature as of each event's own time, and let the rows remember the events.
 
     Rows change in offset order; lookups are read first, so an error of a store leaves no trace and the
     same events can be enriched again.
+
+    Args:
+        may_wait: see Lookup.read.
 
     Raises:
         StoreUnavailableError, FencedError, RowsFullError, WrongLaneError: see Lanes.load.
@@ -54,7 +64,7 @@ def enrich(
     late, incomplete, degraded = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     lookup_age_ms = np.full(n, -1, np.int64)
     for lookup in lookups:
-        found = lookup.read(events)
+        found = lookup.read(events, may_wait)
         scalars[:, lookup.columns] = found.values
         incomplete |= found.incomplete
         degraded |= found.is_stale

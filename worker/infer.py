@@ -28,6 +28,7 @@ class Feed:
     """What one input tensor of the model is made of."""
 
     tensor: str
+    dtype: np.dtype[Any]
     columns: NDArray[np.int64] | None  # scalar columns in tensor order
     sequence: str | None
 
@@ -45,9 +46,10 @@ class Model:
 def infer(model: Model, features: Features) -> NDArray[np.float32]:
     """(n,) scores of the batch; not finite where the model could not say."""
     tensors = {
-        feed.tensor: features.sequences[feed.sequence]
-        if feed.sequence is not None
-        else np.ascontiguousarray(features.scalars[:, feed.columns], np.float32)
+        feed.tensor: np.ascontiguousarray(
+            features.scalars[:, feed.columns] if feed.sequence is None else features.sequences[feed.sequence],
+            feed.dtype,
+        )
         for feed in model.feeds
     }
     return _run(model.session, model.card, tensors)
@@ -56,7 +58,13 @@ def infer(model: Model, features: Features) -> NDArray[np.float32]:
 def _run(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     output: NDArray[np.float32] = session.run([card.output.tensor], tensors)[0]
     if output.ndim == 2:
-        output = output[:, card.output.column or 0]
+        column = card.output.column or 0
+        if column >= output.shape[1]:
+            raise ModelError(
+                f"{card.name} {card.version}: model.yaml reads column {column} of {card.output.tensor!r}, "
+                f"which has {output.shape[1]}"
+            )
+        output = output[:, column]
     return np.ascontiguousarray(output, np.float32)
 
 
@@ -116,7 +124,7 @@ def _session(path: Path, device: str) -> Any:
         session = ort.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:
         raise ModelError(
-            f"{path}: does not run on {device}: {str(error).strip().splitlines()[0]}; expected a device "
+            f"{path}: does not run on {device}: {_first_line(error)}; expected a device "
             f"that can run every node (model.device: auto or cpu runs it on the CPU)"
         ) from error
     if _PROVIDERS[kind] not in session.get_providers():
@@ -153,7 +161,9 @@ def _feeds(card: ModelCard, plan: FeaturePlan, session: Any, folder: Path) -> tu
         columns = None
         if entry.sequence is None:
             columns = np.array([plan.names.index(name) for name in entry.features], np.int64)
-        feeds.append(Feed(tensor=entry.tensor, columns=columns, sequence=entry.sequence))
+        feeds.append(
+            Feed(tensor=entry.tensor, dtype=np.dtype(entry.dtype), columns=columns, sequence=entry.sequence)
+        )
     return tuple(feeds)
 
 
@@ -162,12 +172,20 @@ def _check_golden(model: Model, folder: Path) -> None:
     path = folder / "golden.npz"
     if not path.exists():
         raise ModelError(f"{path}: not found, expected inputs and their expected scores")
-    with np.load(path, allow_pickle=False) as golden:
-        tensors = {feed.tensor: golden[feed.tensor] for feed in model.feeds}
-        expected, rtol, atol = golden["expected"], float(golden["rtol"]), float(golden["atol"])
-    scores = _run(model.session, model.card, tensors)
-    if scores.shape != expected.shape:
-        raise ModelError(f"{path}: found {scores.shape} scores, expected {expected.shape}")
+    try:
+        with np.load(path, allow_pickle=False) as golden:
+            tensors = {feed.tensor: golden[feed.tensor].astype(feed.dtype) for feed in model.feeds}
+            expected, rtol, atol = golden["expected"], float(golden["rtol"]), float(golden["atol"])
+        scores = _run(model.session, model.card, tensors)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path}: the golden rows do not run: {_first_line(error)}; expected one array for each input of "
+            f"model.yaml, `expected`, `rtol` and `atol`"
+        ) from error
+    if scores.shape != expected.shape or not len(expected):
+        raise ModelError(f"{path}: found {expected.shape} expected scores, the model gives {scores.shape}")
     worst = float(np.max(np.abs(scores - expected) - rtol * np.abs(expected)))
     if not worst <= atol:
         raise ModelError(
@@ -175,14 +193,26 @@ def _check_golden(model: Model, folder: Path) -> None:
         )
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _warm(model: Model, plan: FeaturePlan) -> None:
     """Run the shapes met first, so that the first event does not pay for them."""
     shapes = {s.name: (s.length, len(s.fields)) for s in plan.sequences}
     for rows in _WARM_ROWS:
-        tensors = {
-            feed.tensor: np.zeros((rows, *shapes[feed.sequence]), np.float32)
-            if feed.sequence is not None
-            else np.zeros((rows, len(feed.columns) if feed.columns is not None else 0), np.float32)
-            for feed in model.feeds
-        }
-        _run(model.session, model.card, tensors)
+        tensors = {feed.tensor: np.zeros((rows, *_shape(feed, shapes)), feed.dtype) for feed in model.feeds}
+        try:
+            _run(model.session, model.card, tensors)
+        except Exception as error:
+            raise ModelError(
+                f"{model.card.name} {model.card.version}: does not run on {rows} rows: {_first_line(error)}"
+            ) from error
+
+
+def _shape(feed: Feed, sequences: dict[str, tuple[int, int]]) -> tuple[int, ...]:
+    """Shape of one row of an input."""
+    if feed.sequence is not None:
+        return sequences[feed.sequence]
+    assert feed.columns is not None
+    return (len(feed.columns),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -24,13 +24,19 @@ def configure_logs(
     """
     hidden, fields = frozenset(secrets), frozenset(personal)
 
+    def masked(value: Any) -> Any:
+        if isinstance(value, str):
+            return redact(value, hidden)
+        if isinstance(value, bytes):
+            return redact(value.decode(errors="replace"), hidden)
+        if isinstance(value, Mapping):
+            return {name: STARS if name in fields else masked(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [masked(inner) for inner in value]
+        return value if value is None or isinstance(value, bool | int | float) else redact(str(value), hidden)
+
     def mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        for name, value in event.items():
-            if name in fields:
-                event[name] = STARS
-            elif isinstance(value, str):
-                event[name] = redact(value, hidden)
-        return event
+        return {name: STARS if name in fields else masked(value) for name, value in event.items()}
 
     render: Any = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer()
     structlog.configure(

@@ -46,8 +46,11 @@ class Lookup:
         self._clock_s = clock_s
         self.columns = slice(plan.column, plan.column + len(plan.group.columns))
 
-    def read(self, events: Events) -> Looked:
+    def read(self, events: Events, may_wait: Callable[[], None] = lambda: None) -> Looked:
         """The other pipeline's windows as of each event.
+
+        Args:
+            may_wait: called before each pause; raises to give up waiting.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -55,7 +58,7 @@ class Lookup:
         encoded = events.table.column(self._plan.feature.key).cast(pa.string()).dictionary_encode()
         keys = [text.encode() for text in encoded.dictionary.to_pylist()]
         key_index = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        found = self._read_when_ready(keys, key_index, events.event_us)
+        found = self._read_when_ready(keys, key_index, events.event_us, may_wait)
         feature = self._plan.feature
         behind_us = np.maximum(events.event_us - found.complete_us, 0)
         never = found.complete_us == NEVER_US
@@ -68,7 +71,11 @@ class Lookup:
         )
 
     def _read_when_ready(
-        self, keys: list[bytes], key_index: NDArray[np.int64], event_us: NDArray[np.int64]
+        self,
+        keys: list[bytes],
+        key_index: NDArray[np.int64],
+        event_us: NDArray[np.int64],
+        may_wait: Callable[[], None],
     ) -> LookedUp:
         """Read at once, or again and again until the owner has reached every event's time."""
         plan, lanes = self._plan, self._lanes(keys)
@@ -76,7 +83,7 @@ class Lookup:
         while True:
             found = read_lookup(
                 self._store,
-                plan.owner.kafka.group,
+                (plan.owner.kafka.group, plan.owner.source.topic),
                 plan.layout,
                 plan.group,
                 keys,
@@ -88,6 +95,7 @@ class Lookup:
                 return found
             if self._clock_s() >= deadline_s:
                 return found
+            may_wait()
             time.sleep(_POLL_S)
 
     def _lanes(self, keys: list[bytes]) -> NDArray[np.int32]:

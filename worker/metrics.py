@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -51,14 +53,14 @@ class Families:
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
 
 
-_BOUND: dict[int, Families] = {}
+_BOUND: WeakKeyDictionary[CollectorRegistry, Families] = WeakKeyDictionary()
 
 
 def families(registry: CollectorRegistry = REGISTRY) -> Families:
     """The one set of families of this registry."""
-    if id(registry) not in _BOUND:
-        _BOUND[id(registry)] = Families(registry)
-    return _BOUND[id(registry)]
+    if registry not in _BOUND:
+        _BOUND[registry] = Families(registry)
+    return _BOUND[registry]
 
 
 class Meter:

@@ -33,8 +33,13 @@ class Offline:
         self._source = pipeline.source
         schema = load_schema(pipeline.source.schema_ref, pipeline.base)
         self._time_unit_us = time_unit_us(schema.arrow.field(pipeline.source.event_time).type)
-        self._lanes = Lanes(HotRows(self.plan.layout, pipeline.state.hot_rows), store, pipeline.kafka.group)
-        self._lanes.take(_ONE_LANE, committed=None, start=0, low=0, now_ms=0)
+        self._lanes = Lanes(
+            HotRows(self.plan.layout, pipeline.state.hot_rows),
+            store,
+            pipeline.kafka.group,
+            pipeline.source.topic,
+        )
+        self._lanes.take(_ONE_LANE, committed=None, start=0, low=0, high=0, now_ms=0)
         self._lookups = tuple(Lookup(lookup, store, 1) for lookup in self.plan.lookups)
         self._meter = Meter(pipeline.name, CollectorRegistry())
         self._next_offset = 0

@@ -48,6 +48,7 @@ def window_group(name: str, feature: WindowFeature) -> WindowGroup:
     by_length = sorted(zip(feature.windows_us, feature.windows, strict=True))
     return WindowGroup(
         name=name,
+        over=feature.over,
         windows_us=tuple(length_us for length_us, _ in by_length),
         window_labels=tuple(label for _, label in by_length),
         aggregates=tuple(feature.aggregates),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -65,6 +66,10 @@ class Line:
     write_interval_ms: float
 
 
+class _StopAskedError(Exception):
+    """Asked to stop while waiting; the events at hand have not been applied and will be read again."""
+
+
 class Worker:
     """One pipeline's loop, and what it has published but not yet committed."""
 
@@ -83,6 +88,7 @@ class Worker:
         self._commit_due_ms = 0.0
         self._write_due_ms = 0.0
         self._is_broken = False
+        self._stop = threading.Event()
         self.looped_at_ms = now_ms()
         self.is_ready = False  # has been assigned lanes, or told that there are none for it
 
@@ -93,10 +99,12 @@ class Worker:
             StopWorker: with the exit code and what to do; nothing unacknowledged was committed.
         """
         line = self.line
+        self._stop = stop
         line.source.subscribe(self._take, self._give_up, self._lose)
         try:
-            while not stop.is_set():
-                self._turn()
+            with suppress(_StopAskedError):
+                while not stop.is_set():
+                    self._turn()
             self._finish()
         except BaseException:
             self._is_broken = True  # whatever happens now, commit nothing
@@ -109,19 +117,20 @@ class Worker:
         """Poll once; score when a batch is due; commit when that is due."""
         line = self.line
         wait_ms = line.batcher.wait_ms(self._now_ms(), POLL_AT_MOST_MS)
-        records = line.source.poll(line.batcher.room, wait_ms)
+        records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(self._now_ms()))
         self.looped_at_ms = self._now_ms()
         if records is not None:
             with self._timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
-            self._reject(rejected, len(records))
             with self._timed("features"):
                 features = self._enrich(events)
+            # Only now: making room in memory commits, and these dead letters belong to the next commit.
+            self._reject(rejected, len(records))
             self._note_newest(events)
             line.batcher.add(
                 Batch(events=events, features=features),
                 records.size_bytes,
-                self._now_ms(),
+                line.source.first_at_ms,
                 is_idle=line.source.is_drained,
             )
         reason = line.batcher.reason(self._now_ms())
@@ -134,7 +143,9 @@ class Worker:
         line = self.line
 
         def attempt() -> Features:
-            return enrich(events, line.feature_plan, line.lanes, line.lookups, line.meter)
+            return enrich(
+                events, line.feature_plan, line.lanes, line.lookups, line.meter, self._while_waiting
+            )
 
         try:
             features = self._with_store(attempt)
@@ -143,6 +154,14 @@ class Worker:
             features = self._with_store(attempt)
         line.meter.applied(len(events), int(features.late.sum()), len(line.lanes.rows))
         return features
+
+    def _while_waiting(self) -> None:
+        """A lookup waits for its owner: meanwhile no transaction may time out, and no stop go unnoticed."""
+        self.looped_at_ms = self._now_ms()
+        if self._stop.is_set():
+            raise _StopAskedError
+        if self._pending or self.line.batcher.is_waiting:
+            self._finish()
 
     def _score(self, batch: Batch, reason: str) -> None:
         """Score, decide and publish one batch; its offsets then wait for the commit."""
@@ -169,7 +188,7 @@ class Worker:
             return None
         with self._timed("decide"):
             return decide(
-                scores,
+                np.where(np.isfinite(scores), scores, np.nan),  # what is not scored changes no alert state
                 batch.events.event_us,
                 features.slots,
                 line.lanes.rows.alert_level,
@@ -281,11 +300,16 @@ class Worker:
         for partition in partitions:
             low, high = line.source.bounds(partition)
             begin = high if line.start_at_end else low
-            starts[partition] = self._with_store(
-                lambda p=partition, b=begin, lo=low: line.lanes.take(  # type: ignore[misc]
-                    p, committed=committed[p], start=b, low=lo, now_ms=self._wall_us() // 1000
-                )
+            take = partial(
+                line.lanes.take,
+                partition,
+                committed=committed[partition],
+                start=begin,
+                low=low,
+                high=high,
+                now_ms=self._wall_us() // 1000,
             )
+            starts[partition] = self._with_store(take)
             lane = line.lanes[partition]
             self._log.info(
                 "lane taken",
@@ -337,7 +361,8 @@ class Worker:
                 if self._now_ms() >= give_up_ms:
                     raise StopWorker(Exit.STORE, str(error)) from error
                 self._log.warning("waiting for the store", error=str(error))
-                time.sleep(pause_s)
+                if self._stop.wait(pause_s):
+                    raise _StopAskedError from error
                 pause_s = min(1.0, pause_s * 2)
                 self.looped_at_ms = self._now_ms()
 

@@ -11,11 +11,12 @@ from types import FrameType
 
 import structlog
 from confluent_kafka import KafkaException
-from schemas.registry import RegistryError
 
 from feature_cache.lanes import FencedError
+from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError, WrongLaneError
 from feature_cache.store import StoreUnavailableError
+from schemas.registry import RegistryError
 from schemas.tree import SchemaError
 from worker.admin import Health, serve_admin
 from worker.assemble import assemble, store_opener
@@ -29,13 +30,14 @@ _LEAVE_WITHIN_S = 10.0
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (ConfigError, Exit.CONFIG),
     (SchemaError, Exit.CONFIG),
-    (RegistryError, Exit.CONFIG),
+    (RegistryError, Exit.KAFKA),
     (WrongLaneError, Exit.CONFIG),
     (RowsFullError, Exit.CONFIG),
     (ModelError, Exit.MODEL),
     (KafkaException, Exit.KAFKA),
     (DeliveryError, Exit.KAFKA),
     (StoreUnavailableError, Exit.STORE),
+    (CorruptRowError, Exit.STORE),
     (FencedError, Exit.FENCED),
 )
 

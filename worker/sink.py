@@ -12,8 +12,15 @@ from worker.exits import Exit, StopWorker
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
 _QUEUE_FULL_WAIT_S = 0.1
+_OURS = "penstock."  # every header that we add to a dead letter starts so
 _FLUSH_S = 30.0
 _INIT_S = 30.0
+
+
+def _attempts(message: Any) -> int:
+    """How often this record was a dead letter before, if it was sent in again."""
+    said = dict(message.headers() or ()).get(f"{_OURS}attempt", b"0")
+    return int(said) if said and said.isdigit() and len(said) < 10 else 0
 
 
 class DeliveryError(Exception):
@@ -83,7 +90,8 @@ class Sink:
         self._begin()
         for reject in rejected:
             message = reject.message
-            headers = [*(message.headers() or ()), *self._headers(reject)]
+            theirs = [header for header in message.headers() or () if not header[0].startswith(_OURS)]
+            headers = [*theirs, *self._headers(reject)]
             try:
                 self._producer.produce(self._dead_letters, message.value(), message.key(), headers=headers)
             except BufferError:
@@ -101,8 +109,9 @@ class Sink:
             "source.partition": reject.partition,
             "source.offset": reject.offset,
             "source.timestamp_ms": message.timestamp()[1],
+            "attempt": _attempts(message) + 1,
         }
-        return [(f"penstock.{name}", str(value).encode()) for name, value in said.items()]
+        return [(f"{_OURS}{name}", str(value).encode()) for name, value in said.items()]
 
     def _produce_when_there_is_room(self, topic: str, value: Any, key: Any, headers: Any) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -57,9 +58,16 @@ def consumer_config(properties: dict[str, str], *, group: str, protocol: str, st
 class Source:
     """The consumer; one thread uses it."""
 
-    def __init__(self, config: dict[str, Any], topic: str) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topic: str,
+        now_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
+    ) -> None:
         self.consumer = Consumer(config)
         self._topic = topic
+        self._now_ms = now_ms
+        self.first_at_ms = now_ms()  # when the first record of the last poll was here
         self.is_drained = True  # the last poll took all that was here
 
     def partition_count(self) -> int:
@@ -111,12 +119,19 @@ class Source:
         _, high = self.consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
         return int(high) if high != OFFSET_INVALID else -1
 
-    def poll(self, room: int, wait_ms: float) -> Records | None:
-        """What is here, at most room records; waits for the first one only."""
-        # consume(n, t) waits all of t unless n records arrive: wait for one, then take what is here.
+    def poll(self, room: int, wait_ms: float, gather_ms: float) -> Records | None:
+        """What is here, at most room records.
+
+        Args:
+            room: how many are wanted at most.
+            wait_ms: how long to wait for the first.
+            gather_ms: how long to wait for more once the first is here; 0 takes what is here already.
+        """
+        # consume(n, t) waits all of t unless n records arrive: so first wait for one, then gather.
         messages = self.consumer.consume(1, wait_ms / 1000)
+        self.first_at_ms = self._now_ms()
         if messages and room > 1:
-            messages += self.consumer.consume(room - 1, 0.0)
+            messages += self.consumer.consume(room - 1, gather_ms / 1000)
         self.is_drained = len(messages) < room
         good = [m for m in messages if m.error() is None]
         if len(good) < len(messages):

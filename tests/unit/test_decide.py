@@ -194,9 +194,6 @@ def test_an_event_older_than_the_alert_does_not_raise_another_one() -> None:
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="decide.py:105 a late, worse event sets the cool-down's start back in time"
-)
 def test_a_late_event_does_not_shorten_the_cooldown() -> None:
     said, _ = run([(0.6, 100, 0), (0.9, 50, 0), (0.9, 160, 0)], FRAUD)
 
@@ -260,9 +257,6 @@ def test_lifecycles_are_named_in_their_order() -> None:
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="decide.py:57 thresholds are compared wider than the score that is published"
-)
 def test_a_published_score_that_equals_the_threshold_alerts() -> None:
     """The score of a float32 model that says 0.9 is published as 0.9."""
     said, _ = run(

@@ -326,9 +326,6 @@ def test_a_marker_with_a_value_is_an_event() -> None:
     assert events.complete_us == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="decode.py:118 a marker's digits are not bounded: int() raises, or lanes overflow"
-)
 @pytest.mark.parametrize(
     "digits", [b"9" * 5000, b"9" * 30, b"%d" % (2**63 // 1000 + 1), b"%d" % (GOOD_MS * 2)]
 )

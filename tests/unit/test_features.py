@@ -48,9 +48,9 @@ def plan(tmp_path: Path) -> FeaturePlan:
 
 def owner(plan: FeaturePlan, *, store: MemoryStore | None = None, hot_rows: int = 16, **take: Any) -> Lanes:
     """A worker that owns partitions 0 and 1."""
-    lanes = Lanes(HotRows(plan.layout, hot_rows), store or MemoryStore(), "g")
+    lanes = Lanes(HotRows(plan.layout, hot_rows), store or MemoryStore(), "g", "t")
     for partition in (0, 1):
-        lanes.take(partition, **{"committed": None, "start": 0, "low": 0, "now_ms": 1, **take})
+        lanes.take(partition, **{"committed": None, "start": 0, "low": 0, "high": 2**40, "now_ms": 1, **take})
     return lanes
 
 

@@ -143,9 +143,6 @@ def test_a_sequence_reaches_the_model_oldest_first(plan: FeaturePlan, tiny: Tiny
     assert infer(model, features(np.zeros((2, 2)), sequences={"readings": rows})).tolist() == [5.0, 11.0]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="infer.py:48,184 float64 inputs, which a card may ask for, are fed float32"
-)
 def test_a_model_of_double_precision_is_fed_double_precision(plan: FeaturePlan, tiny: Tiny) -> None:
     onnx = onnx_bytes([("Add", ["x", "x"], ["y"])], [("x", DOUBLE, ["n", 2])], [("y", DOUBLE, ["n", 2])])
     folder = tiny(
@@ -192,26 +189,10 @@ def test_a_version_that_misses_one_golden_score_does_not_serve(
     "golden",
     [
         {"expected": GOLDEN["expected"][:2], "x": ROWS},
-        pytest.param(
-            {"x": ROWS},
-            marks=pytest.mark.xfail(strict=True, reason="infer.py:165 KeyError: it ends as a bug of ours"),
-        ),
-        pytest.param(
-            {"expected": GOLDEN["expected"]},
-            marks=pytest.mark.xfail(strict=True, reason="infer.py:165 KeyError: it ends as a bug of ours"),
-        ),
-        pytest.param(
-            {"expected": GOLDEN["expected"], "x": ROWS[:, :1]},
-            marks=pytest.mark.xfail(
-                strict=True, reason="infer.py:168 an error of ONNX Runtime ends as a bug of ours"
-            ),
-        ),
-        pytest.param(
-            {"expected": np.zeros(0, np.float32), "x": ROWS[:0]},
-            marks=pytest.mark.xfail(
-                strict=True, reason="infer.py:171 the maximum of nothing ends as a bug of ours"
-            ),
-        ),
+        pytest.param({"x": ROWS}),
+        pytest.param({"expected": GOLDEN["expected"]}),
+        pytest.param({"expected": GOLDEN["expected"], "x": ROWS[:, :1]}),
+        pytest.param({"expected": np.zeros(0, np.float32), "x": ROWS[:0]}),
     ],
     ids=["fewer scores", "no scores", "no inputs", "narrow inputs", "no rows"],
 )
@@ -222,7 +203,6 @@ def test_golden_vectors_that_cannot_be_used_are_an_error_of_the_model(
         load_model(tiny(golden=golden), plan, "cpu")
 
 
-@pytest.mark.xfail(strict=True, reason="infer.py:165 an error of numpy ends as a bug of ours")
 def test_a_damaged_golden_file_is_an_error_of_the_model(copy: Path, fraud_plan: FeaturePlan) -> None:
     (copy / "golden.npz").write_bytes((copy / "golden.npz").read_bytes()[:100])
 
@@ -251,7 +231,6 @@ def test_a_card_that_names_other_tensors_does_not_serve(
         load_model(copy, fraud_plan, "cpu")
 
 
-@pytest.mark.xfail(strict=True, reason="infer.py:56 IndexError: it ends as a bug of ours")
 def test_a_card_that_names_a_column_too_many_does_not_serve(tiny: Tiny, plan: FeaturePlan) -> None:
     with pytest.raises(ModelError, match="column"):
         load_model(tiny(output="{tensor: y, column: 2, meaning: probability}"), plan, "cpu")

@@ -82,7 +82,6 @@ def test_a_personal_field_is_masked_whatever_its_type(
     assert "c-17" not in line
 
 
-@pytest.mark.xfail(strict=True, reason="logs.py:28 only texts at the top of an event are masked")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -101,9 +100,6 @@ def test_a_secret_inside_another_value_is_masked(
     assert SECRET not in line
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rows.py:134 the entity, a customer, is named in an error that is logged"
-)
 def test_an_error_that_stops_the_worker_names_no_customer() -> None:
     rows = HotRows(LAYOUT, 2)
     slots = rows.add([b"customer-4711"], 0)

@@ -58,11 +58,11 @@ class Owner:
     """The pipeline that keeps the rows: what it applied, and what of it is durable."""
 
     def __init__(self, plan: FeaturePlan, store: MemoryStore) -> None:
-        self.lanes = Lanes(HotRows(plan.layout, 16), store, "penstock-owner")
+        self.lanes = Lanes(HotRows(plan.layout, 16), store, "penstock-owner", "in")
         self.plan = plan
         self.offset = 0
         for lane in range(LANES):
-            self.lanes.take(lane, committed=None, start=0, low=0, now_ms=1)
+            self.lanes.take(lane, committed=None, start=0, low=0, high=2**40, now_ms=1)
 
     def see(self, key: bytes, seconds: float, amount: float) -> None:
         """Apply one event and make it durable."""

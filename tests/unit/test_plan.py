@@ -84,12 +84,7 @@ def test_every_field_that_a_feature_reads_must_be_a_number_once(tmp_path: Path) 
 @pytest.mark.parametrize(
     "other",
     [
-        pytest.param(
-            WINDOW.replace("over: amount", "over: speed"),
-            marks=pytest.mark.xfail(
-                strict=True, reason="layout.py:110 the field remembered is no part of the fingerprint"
-            ),
-        ),
+        pytest.param(WINDOW.replace("over: amount", "over: speed")),
         WINDOW.replace("1d", "3d"),
         WINDOW.replace("capacity: 9", "capacity: 10"),
         WINDOW.replace("capacity: 9", "capacity: 9, allowed_lateness: 2h"),

@@ -13,7 +13,9 @@ from feature_cache.rows import HotRows, RowsFullError, WrongLaneError
 
 LAYOUT = Layout(
     groups=(
-        WindowGroup(name="w", windows_us=(10,), window_labels=("w",), aggregates=("count",), capacity=5),
+        WindowGroup(
+            name="w", over="x", windows_us=(10,), window_labels=("w",), aggregates=("count",), capacity=5
+        ),
         SequenceGroup(name="s", fields=("a", "b", "c"), length=2, capacity=4),
     )
 )

@@ -14,9 +14,12 @@ STEPS, CHANNELS = 4, 2
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 60)), min_size=1, max_size=60), st.integers(STEPS, 12)
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 60)), min_size=1, max_size=60),
+    st.integers(STEPS, 12),
 )
-def test_a_sequence_is_the_last_readings_as_of_the_event(events: list[tuple[int, int]], capacity: int) -> None:
+def test_a_sequence_is_the_last_readings_as_of_the_event(
+    events: list[tuple[int, int]], capacity: int
+) -> None:
     n = len(events)
     times, values = np.zeros((2, capacity), np.int64), np.zeros((2, capacity, CHANNELS), np.float32)
     out = np.full((n, STEPS, CHANNELS), np.nan, np.float32)
@@ -41,7 +44,7 @@ def test_a_sequence_is_the_last_readings_as_of_the_event(events: list[tuple[int,
         if incomplete[i] and sum(s == slot for s, _ in events[:i]) >= STEPS:
             continue  # the row had forgotten what a late reading asks for, and says so
         before = sorted((u, j) for j, (s, u) in enumerate(events[:i]) if s == slot and u <= t)
-        kept = [readings[j] for _, j in before][-(STEPS - 1) :] + [readings[i]]
+        kept = [*[readings[j] for _, j in before][-(STEPS - 1) :], readings[i]]
         expected = [kept[0]] * (STEPS - len(kept)) + kept
         np.testing.assert_array_equal(out[i], np.array(expected))
         assert incomplete[i] == (len(kept) < STEPS)

@@ -75,7 +75,9 @@ def run(
 def slow(events: list[tuple[int, int, float]], index: int, window_us: int) -> dict[str, float]:
     """The definition: values in (t - w, t] of the same entity among the events so far, this one included."""
     slot, t, value = events[index]
-    earlier = [(u, j, v) for j, (s, u, v) in enumerate(events[:index]) if s == slot and t - window_us < u <= t]
+    earlier = [
+        (u, j, v) for j, (s, u, v) in enumerate(events[:index]) if s == slot and t - window_us < u <= t
+    ]
     earlier.sort(key=lambda e: (e[0], e[1]))
     inside = [v for _, _, v in earlier] + [value]
     mean = math.fsum(inside) / len(inside)
@@ -157,7 +159,9 @@ def test_a_lane_that_starts_blind_marks_scores_until_the_longest_window_has_fill
 
 @settings(deadline=None)
 @given(EVENTS, st.lists(st.integers(0, 300), min_size=1, max_size=20))
-def test_reading_as_of_a_time_sees_nothing_newer(events: list[tuple[int, int, float]], times: list[int]) -> None:
+def test_reading_as_of_a_time_sees_nothing_newer(
+    events: list[tuple[int, int, float]], times: list[int]
+) -> None:
     """A lookup of a row that has moved on equals the row as it was then, unless it says otherwise."""
     events = sorted(events, key=lambda e: e[1])
     kept = run(events, capacity=80, lateness_us=150)
