@@ -9,26 +9,28 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from worker.cross_checks import cross_check
+from worker.feature_types import (
+    Aggregate,
+    CalendarFeature,
+    Feature,
+    FieldFeature,
+    LookupFeature,
+    SequenceFeature,
+    WindowFeature,
+)
 from worker.key_types import parse_duration_us
 from worker.pipeline_types import (
     Admin,
-    Aggregate,
     Batching,
-    CalendarFeature,
     DeadLetterPolicy,
     Decision,
     Delivery,
-    Feature,
-    FieldFeature,
     Kafka,
-    LookupFeature,
     ModelRef,
     Outputs,
     Pipeline,
-    SequenceFeature,
     Source,
     State,
-    WindowFeature,
     Wire,
 )
 from worker.typed_yaml import parse

@@ -8,12 +8,14 @@ from typing import Any
 
 from schemas.schema import load_schema
 from schemas.tree import SchemaError
-from worker.pipeline_types import (
+from worker.feature_types import (
     FieldFeature,
     LookupFeature,
-    Pipeline,
     SequenceFeature,
     WindowFeature,
+)
+from worker.pipeline_types import (
+    Pipeline,
 )
 from worker.yaml_lines import Document, KeyPath, show
 

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
-from worker import pipeline_types
+from worker import feature_types, pipeline_types
 from worker.pipeline_types import Pipeline
 
 SCHEMA_FILE = Path(__file__).parent / "pipeline.schema.json"
@@ -22,7 +22,9 @@ DOCS_FILE = Path(__file__).parent.parent / "docs" / "pipeline-file.md"
 NOT_IN_FILE = ("path", "secrets")
 COMPUTED = frozenset({("Kafka", "group"), ("SequenceFeature", "capacity")})
 SECTIONS = {
-    name: member for name, member in vars(pipeline_types).items() if hasattr(member, "__pydantic_fields__")
+    name: member
+    for name, member in (vars(pipeline_types) | vars(feature_types)).items()
+    if hasattr(member, "__pydantic_fields__")
 }
 VERBATIM = frozenset({"default", "const", "enum", "required", "examples", "description"})
 # Any value may come from outside; what it then is, only the start can tell.

@@ -6,17 +6,17 @@ A field is named like its key, with the unit appended where the file writes a du
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic import WithJsonSchema as Written
 from pydantic.dataclasses import dataclass
 
+from worker.feature_types import SECTION, Feature
 from worker.key_types import (
     FEATURE_NAME,
     NAME,
@@ -34,8 +34,6 @@ from worker.key_types import (
     Text,
     Topic,
     WaitMs,
-    Window,
-    parse_duration_us,
     write_duration,
     wrong,
 )
@@ -56,11 +54,6 @@ RESERVED_PROPERTIES: Mapping[str, str] = {
 }
 NOT_A_KEY = "Set by the reader"
 Wire = Literal["single_object", "confluent", "raw"]
-Aggregate = Literal["count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct"]
-
-
-def _file_key(field_name: str) -> str:
-    return "schema" if field_name == "schema_ref" else re.sub(r"(_ms|_us|_)$", "", field_name)
 
 
 def _properties(value: Any) -> Any:
@@ -68,14 +61,6 @@ def _properties(value: Any) -> Any:
         if name in RESERVED_PROPERTIES:
             raise wrong("a setting that has a key of its own", RESERVED_PROPERTIES[name], name)
     return value
-
-
-SECTION = ConfigDict(
-    extra="forbid",
-    alias_generator=_file_key,
-    validate_by_name=True,
-    validate_by_alias=True,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
@@ -144,120 +129,6 @@ class Source:
     max_record_bytes: SizeBytes = Field(
         default=1 << 20, description="A longer record is a dead letter and is not decoded."
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class FieldFeature:
-    """An event field as it is."""
-
-    kind: Literal["field"] = Field(default="field", description="An event field as it is.")
-    field: FieldName = Field(description="Numeric event field.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class CalendarFeature:
-    """1 when the event time (UTC) lies in a part of the week or the day, else 0."""
-
-    kind: Literal["calendar"] = Field(
-        default="calendar", description="1 when the event time (UTC) lies in a part of the week or the day."
-    )
-    is_: Literal["weekend"] | None = Field(default=None, description="`weekend`: Saturday or Sunday.")
-    hours: tuple[Annotated[Int, Field(ge=0, le=23)], Annotated[Int, Field(ge=1, le=24)]] | None = Field(
-        default=None, description="`[from, to]`: from <= hour < to. Give either `is` or `hours`."
-    )
-
-    def __post_init__(self) -> None:
-        if (self.is_ is None) == (self.hours is None):
-            found = "neither is nor hours" if self.is_ is None else "both is and hours"
-            raise wrong(found, "exactly one of is, hours")
-        if self.hours is not None and self.hours[0] >= self.hours[1]:
-            raise wrong(str(list(self.hours)), "the first hour before the second", "hours")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class WindowFeature:
-    """Aggregates of an event field over trailing event-time windows (t - w, t], per key."""
-
-    kind: Literal["window"] = Field(
-        default="window",
-        description="Aggregates over trailing windows of the key's events, this one included.",
-    )
-    over: FieldName = Field(description="Numeric event field to aggregate.")
-    windows: tuple[Window, ...] = Field(min_length=1, description="Window lengths, such as `[1d, 7d]`.")
-    aggregates: tuple[Aggregate, ...] = Field(min_length=1, description="What to compute over each window.")
-    capacity: Int = Field(
-        default=512, ge=1, le=1 << 20, description="Events remembered per key; more of them mark the score."
-    )
-    allowed_lateness_us: DurationUs = Field(
-        default=UNITS_US["h"], description="How late an event may come and still count."
-    )
-
-    def __post_init__(self) -> None:
-        if len(set(self.windows_us)) < len(self.windows):
-            raise wrong("the same window twice", "different windows", "windows")
-        if len(set(self.aggregates)) < len(self.aggregates):
-            raise wrong("the same aggregate twice", "different aggregates", "aggregates")
-
-    @property
-    def windows_us(self) -> tuple[int, ...]:
-        """The window lengths in microseconds, in the order of `windows` (their labels)."""
-        return tuple(parse_duration_us(label) for label in self.windows)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class SequenceFeature:
-    """The last L readings of some event fields, per key, for models that eat a stretch of raw values."""
-
-    kind: Literal["sequence"] = Field(
-        default="sequence", description="The key's last readings, oldest first."
-    )
-    fields: tuple[FieldName, ...] = Field(min_length=1, description="Numeric event fields, in model order.")
-    length: Int = Field(ge=1, le=1 << 16, description="Readings the model sees.")
-    capacity: Int = Field(
-        default=0,
-        ge=1,
-        le=1 << 20,
-        description="Readings remembered per key, at least `length`; the rest is for late ones. "
-        "Default `length` + 8.",
-    )
-    allowed_lateness_us: DurationUs = Field(
-        default=0, description="How late a reading may come and still be put in its place."
-    )
-
-    def __post_init__(self) -> None:
-        if self.capacity == 0:
-            object.__setattr__(self, "capacity", self.length + 8)
-        if self.capacity < self.length:
-            raise wrong(str(self.capacity), f"at least the length, {self.length}", "capacity")
-        if len(set(self.fields)) < len(self.fields):
-            raise wrong("the same field twice", "different fields", "fields")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class LookupFeature:
-    """The window features that another pipeline keeps, read as of the event's time."""
-
-    kind: Literal["lookup"] = Field(
-        default="lookup", description="Window features that another pipeline keeps."
-    )
-    pipeline: PathInFile = Field(description="File of the other pipeline, relative to this one.")
-    group: str = Field(pattern=FEATURE_NAME, description="Name of its `window` feature.")
-    key: FieldName = Field(description="Event field whose value is the other pipeline's key.")
-    max_age_us: DurationUs = Field(
-        default=UNITS_US["d"], description="Values further behind the event than this are not used."
-    )
-    when_behind: Literal["use", "wait"] = Field(
-        default="use",
-        description="When the other pipeline lags: `use` what it has and say its age, or `wait` for it.",
-    )
-    wait_at_most_ms: DurationMs = Field(default=30_000, description="How long `wait` waits before it uses.")
-    default: Number = Field(default=0.0, description="Value when the other pipeline has none to use.")
-
-
-Feature = Annotated[
-    FieldFeature | CalendarFeature | WindowFeature | SequenceFeature | LookupFeature,
-    Field(discriminator="kind"),
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

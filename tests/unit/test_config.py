@@ -69,7 +69,7 @@ features = st.one_of(
     ),
     keys(
         {"kind": st.just("sequence"), "fields": st.just(["amount"]), "length": st.integers(1, 100)},
-        {"capacity": st.integers(100, 200), "allowed_lateness": durations},
+        {"capacity": st.integers(100, 200)},
     ),
     keys(
         {

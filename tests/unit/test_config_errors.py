@@ -56,7 +56,6 @@ FULL: dict[str, Any] = {
             "fields": ["amount"],
             "length": 30,
             "capacity": 40,
-            "allowed_lateness": "1m",
         },
         "terminal": {
             "kind": "lookup",
