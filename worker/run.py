@@ -160,8 +160,10 @@ class Worker:
         self.looped_at_ms = self._now_ms()
         if self._stop.is_set():
             raise _StopAskedError
-        if self._pending or self.line.batcher.is_waiting:
-            self._finish()
+        if self._now_ms() >= self._commit_due_ms:
+            if self.line.batcher.is_waiting:
+                self._score(self.line.batcher.take(), "wait")
+            self._commit()
 
     def _score(self, batch: Batch, reason: str) -> None:
         """Score, decide and publish one batch; its offsets then wait for the commit."""
