@@ -1,0 +1,251 @@
+"""Trains RUL v1: eight small networks over five temporal filters of each sensor, averaged in one ONNX graph.
+
+    python -m training.rul_network --data DIR           # train, convert, write models/rul/1
+    python -m training.rul_network --data DIR --folds 5 # judge the settings on engines left out of training
+
+Each of the fourteen sensors is projected on the first five Legendre polynomials over the thirty cycles
+(level, slope, bend and two more: depthwise filters of length 30); dense layers follow. Learned convolutions
+(RMSE 13.2 against 12.5 on the first fold) and a GRU with attention (14.2 against 13.5 over five) were worse
+on engines left out.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from training import model_folder
+from training.cmapss_data import FIELDS, LENGTH, LONGEST_LIFE, Windows, last_windows, training_windows
+from training.fraud_data import data_folder
+from training.metrics import cmapss_score, rmse
+
+MEMBERS = 8
+FILTERS = 5
+HIDDEN = 128
+EPOCHS = 30
+BATCH = 256
+NOISE = 0.1  # on the filtered readings; the filters are orthonormal, so it is as much on the readings
+# Windows with more life than this all look alike; without them the RMSE on those left out is 13.45, not 13.50.
+LONGEST_TRAINED = 170
+DROPOUT = 0.1
+OUTPUT: dict[str, Any] = {"tensor": "remaining_cycles", "column": None, "meaning": "remaining_life"}
+
+
+class Scale:
+    """Min-max scaling to [-1, 1] and the temporal filters, fitted on training readings."""
+
+    def __init__(self, readings: NDArray[np.float32]) -> None:
+        low, high = readings.min(axis=(0, 1)), readings.max(axis=(0, 1))
+        self.middle = ((low + high) / 2).astype(np.float32)
+        self.per_unit = (2 / (high - low)).astype(np.float32)
+        basis = np.linalg.qr(np.polynomial.legendre.legvander(np.linspace(-1, 1, LENGTH), FILTERS - 1))[0]
+        self.filters = basis.astype(np.float32)  # (30, 5), orthonormal
+
+    def filtered(self, readings: NDArray[np.float32]) -> torch.Tensor:
+        """Return (n, 70): the readings (n, 30, 14) in about [-1, 1], then five filters of each sensor."""
+        scaled = ((readings - self.middle) * self.per_unit).transpose(0, 2, 1)
+        return torch.from_numpy((scaled @ self.filters).reshape(len(readings), -1).copy())
+
+
+class Network(nn.Module):
+    """MEMBERS independent networks, trained side by side: (MEMBERS, n, 70) to (MEMBERS, n)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (len(FIELDS) * FILTERS, HIDDEN, HIDDEN, 1)
+        self.weights = nn.ParameterList(
+            nn.Parameter((torch.rand(MEMBERS, a, b) * 2 - 1) / a**0.5) for a, b in pairwise(widths)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(MEMBERS, 1, b)) for b in widths[1:])
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            rows = self.dropout(torch.relu(torch.baddbmm(bias, rows, weight)))
+        return torch.baddbmm(self.biases[-1], rows, self.weights[-1])[:, :, 0]
+
+
+def train(windows: Windows, scale: Scale, seed: int) -> Network:
+    """Return the members fitted to min(life, 125) / 125, each on its own order of the windows."""
+    torch.manual_seed(seed)
+    used = windows.life <= LONGEST_TRAINED
+    rows = scale.filtered(windows.readings[used])
+    target = torch.from_numpy(np.minimum(windows.life[used], LONGEST_LIFE) / LONGEST_LIFE).float()
+    network = Network()
+    batches = len(target) // BATCH
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1e-3, total_steps=EPOCHS * batches, pct_start=0.2
+    )
+    for _ in range(EPOCHS):
+        order = torch.stack([torch.randperm(len(target)) for _ in range(MEMBERS)])
+        for batch in order[:, : batches * BATCH].split(BATCH, dim=1):
+            noisy = rows[batch] + NOISE * torch.randn(MEMBERS, BATCH, rows.shape[1])
+            loss = ((network(noisy) - target[batch]) ** 2).mean(1).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return network.eval()
+
+
+def predict(network: Network, scale: Scale, readings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what PyTorch says of (n, 30, 14) raw readings: (n,) remaining cycles in [0, 125]."""
+    with torch.no_grad():
+        mean = network(scale.filtered(readings).expand(MEMBERS, -1, -1)).mean(0)
+    return (mean.clamp(0, 1) * LONGEST_LIFE).double().numpy()
+
+
+def to_onnx(network: Network, scale: Scale) -> onnx.ModelProto:
+    """Return the whole path from raw readings to remaining cycles as one graph with a free batch axis."""
+    weights = [weight.detach().numpy() for weight in network.weights]
+    biases = [bias.detach().numpy() for bias in network.biases]
+    wide = MEMBERS * HIDDEN
+    constants = {
+        "middle": scale.middle,
+        "per_unit": scale.per_unit,
+        "filters": scale.filters,
+        "flat": np.array([-1, len(FIELDS) * FILTERS]),
+        # All members read the same row, so their first layers are one product.
+        "w1": weights[0].transpose(1, 0, 2).reshape(-1, wide),
+        "b1": biases[0].reshape(wide),
+        "by_member": np.array([-1, MEMBERS, HIDDEN]),
+        "w2": weights[1],
+        "b2": biases[1],
+        # Kernels for one row and for many add up in different orders. With the last sum in double that is at
+        # most one step of float32 (7.6e-6 cycles) in the result; in float32 it was 3e-5.
+        "w3": weights[2].astype(np.float64) * LONGEST_LIFE / MEMBERS,
+        "b3": biases[2].astype(np.float64).mean(axis=0).reshape(1) * LONGEST_LIFE,
+        "members": np.array([0]),
+        "none": np.float32(0),
+        "longest": np.float32(LONGEST_LIFE),
+    }
+    nodes = [
+        helper.make_node("Sub", ["readings", "middle"], ["centred"]),
+        helper.make_node("Mul", ["centred", "per_unit"], ["scaled"]),
+        helper.make_node("Transpose", ["scaled"], ["by_sensor"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["by_sensor", "filters"], ["filtered"]),
+        helper.make_node("Reshape", ["filtered", "flat"], ["rows"]),
+        helper.make_node("Gemm", ["rows", "w1", "b1"], ["h1"]),
+        helper.make_node("Relu", ["h1"], ["a1"]),
+        helper.make_node("Reshape", ["a1", "by_member"], ["apart"]),
+        helper.make_node("Transpose", ["apart"], ["member_rows"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["member_rows", "w2"], ["h2"]),
+        helper.make_node("Add", ["h2", "b2"], ["h2b"]),
+        helper.make_node("Relu", ["h2b"], ["a2"]),
+        helper.make_node("Cast", ["a2"], ["a2_double"], to=TensorProto.DOUBLE),
+        helper.make_node("MatMul", ["a2_double", "w3"], ["parts"]),
+        helper.make_node("ReduceSum", ["parts", "members"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["sum", "b3"], ["cycles_double"]),
+        helper.make_node("Cast", ["cycles_double"], ["cycles"], to=TensorProto.FLOAT),
+        helper.make_node("Clip", ["cycles", "none", "longest"], [OUTPUT["tensor"]]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "remaining_useful_life",
+        [helper.make_tensor_value_info("readings", TensorProto.FLOAT, ["n", LENGTH, len(FIELDS)])],
+        [helper.make_tensor_value_info(OUTPUT["tensor"], TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def measure(life: NDArray[np.float64], predicted: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """Return RMSE and PHM08 score with the truth capped at 125 cycles and as it is."""
+    capped = np.minimum(life, LONGEST_LIFE)
+    return {
+        "rmse_capped_125": round(rmse(capped, predicted), 3),
+        "cmapss_score_capped_125": round(cmapss_score(capped, predicted), 1),
+        "rmse": round(rmse(life, predicted), 3),
+        "cmapss_score": round(cmapss_score(life, predicted), 1),
+        "engines": len(life),
+    }
+
+
+def cross_validate(windows: Windows, folds: int) -> None:
+    """Print the capped RMSE on engines left out, over their windows with at most 145 cycles to live.
+
+    The longest remaining life among the test engines is 145.
+    """
+    units = np.random.default_rng(0).permutation(np.unique(windows.unit))
+    errors = []
+    for fold, left_out in enumerate(np.array_split(units, folds)):
+        out = np.isin(windows.unit, left_out)
+        kept = Windows(readings=windows.readings[~out], life=windows.life[~out], unit=windows.unit[~out])
+        scale = Scale(kept.readings)
+        network = train(kept, scale, seed=fold)
+        judged = out & (windows.life <= 145)
+        predicted = predict(network, scale, windows.readings[judged])
+        errors.append(rmse(np.minimum(windows.life[judged], LONGEST_LIFE), predicted))
+        print(f"fold {fold}: {errors[-1]:.3f}", flush=True)
+    print(f"mean {np.mean(errors):.3f}")
+
+
+def golden_rows(scale: Scale, seed: int) -> NDArray[np.float32]:
+    """Return (32, 30, 14) made-up histories: a line from healthy to worn per sensor, with noise.
+
+    Later rows are worn more; every eighth is a short history, padded in front.
+    """
+    random = np.random.default_rng(seed)
+    # Which way each sensor drifts as an engine wears: the published description of the fault, not the data.
+    way = np.array([1, 1, 1, -1, 1, 1, 1, -1, 1, 1, 1, 1, -1, -1], np.float32)
+    worn = np.linspace(0, 0.85, 32)[:, None] + np.linspace(-0.15, 0, LENGTH)
+    scaled = way * (1.6 * worn[:, :, None] ** 2 - 0.7) + random.normal(0, 0.15, (32, LENGTH, len(FIELDS)))
+    scaled[::8, :20] = scaled[::8, 20:21]
+    return (scaled / scale.per_unit + scale.middle).astype(np.float32)
+
+
+def main() -> None:
+    """Train, convert, compare, write models/rul/1 and print the measures; or cross-validate."""
+    parser = data_folder("RUL v1")
+    parser.add_argument("--folds", type=int, help="only judge the settings on engines left out")
+    options = parser.parse_args()
+    windows = training_windows(options.data)
+    if options.folds:
+        cross_validate(windows, options.folds)
+        return
+    scale = Scale(windows.readings)
+    network = train(windows, scale, seed=0)
+    graph = to_onnx(network, scale)
+    test = last_windows(options.data)
+    predicted = model_folder.score(graph, test.readings, OUTPUT)
+    difference = float(np.abs(predicted - predict(network, scale, test.readings)).max())
+    if difference > 1e-4:  # on 125: a relative 1e-6
+        raise ValueError(f"ONNX and PyTorch differ by {difference:.2g} cycles")
+    batches = model_folder.worst_batch_effect(graph, windows.readings[:500], OUTPUT, (1, 7, 64))
+    if batches > 1e-5:
+        raise ValueError(f"a prediction depends on its batch by {batches:.2g} cycles")
+    metrics = measure(test.life, predicted)
+    about = {
+        "name": "rul",
+        "version": "1",
+        "description": "Remaining cycles of a turbofan engine from its last 30 readings; eight networks.",
+        "inputs": [
+            {
+                "tensor": "readings",
+                "dtype": "float32",
+                "shape": ["n", LENGTH, len(FIELDS)],
+                "sequence": "readings",
+                "fields": list(FIELDS),
+            }
+        ],
+        "output": OUTPUT,
+        "trained_on": (
+            "C-MAPSS FD001, the 100 engines run to failure, target min(remaining cycles, 125). Settings were "
+            "chosen by leaving engines out of training (mean RMSE 13.45 over five folds, the lowest tried). The "
+            "test engines took no part in that, but were looked at: an earlier setting had 13.34 on them, which "
+            "started the search; four more settings, a CNN (13.69) and a GRU (13.12) were seen before the end."
+        ),
+        "metrics": {"measured_on": "last window of the 100 FD001 test engines", **metrics},
+    }
+    folder = model_folder.write(graph, about, golden_rows(scale, seed=3), atol=1e-3)
+    print(f"{folder}: {metrics}; ONNX - PyTorch {difference:.1e}; batch size {batches:.1e}")
+
+
+if __name__ == "__main__":
+    main()
