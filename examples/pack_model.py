@@ -1,4 +1,4 @@
-"""Completes a model folder: sha256 into model.yaml, and golden.npz, which every worker checks at its start."""
+"""Completes a model folder: sha256 into model.yaml, and golden.npz, which workers check at their start."""
 
 import argparse
 import hashlib

@@ -1,6 +1,7 @@
 """Runs the demo and keeps one look at its screen as docs/images/demo.svg."""
 
 import argparse
+import io
 import re
 import time
 from pathlib import Path
@@ -55,7 +56,7 @@ def main() -> None:
             time.sleep(0.5)
         glance = look(load, started_s, 60, worker.lag_records(), worker.memory_mb())
         load.finish()
-    console = Console(record=True, width=124, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=124, file=io.StringIO())
     console.print(screen(glance))
     svg = console.export_svg(title="make demo")
     # A picture must not fetch anything when it is looked at: the viewer's own monospace font will do.

@@ -1,0 +1,93 @@
+"""Writes the tables of model quality in the README from committed results: python -m tests.docs.numbers"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+MARKED = re.compile(r"<!-- numbers -->\n.*?<!-- end -->", re.DOTALL)
+
+# Fraud Detection Handbook (ULB 2022): test week 2018-08-08..14, chapters 3 and 7.
+PUBLISHED_FRAUD = {
+    "1": ("XGBoost", "0.862", "0.639", "0.273"),
+    "2": ("feed-forward network", "0.864", "0.653", "0.286"),
+}
+
+
+def numbers() -> str:
+    """Both tables, as Markdown."""
+    fraud, engines = _result("fraud-parity"), _result("maintenance-parity")
+    return "\n\n".join([_fraud(fraud), _engines(engines)])
+
+
+def written(readme: str) -> str:
+    """The README with its tables as they should be."""
+    return MARKED.sub(lambda _: f"<!-- numbers -->\n{numbers()}\n<!-- end -->", readme)
+
+
+def _result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def _fraud(result: dict[str, Any]) -> str:
+    lines = [
+        "**Card fraud**: simulated transactions of the *Fraud Detection Handbook*, its test week "
+        f"({result['models']['1']['metrics']['kept']:,} transactions), replayed through real Kafka and Redis "
+        f"at {result['models']['1']['times_real_time']:,} times real time:",
+        "",
+        "| model | ROC AUC | average precision | card precision@100 |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for version, model in sorted(result["models"].items()):
+        name, *published = PUBLISHED_FRAUD[version]
+        measured = [f"{model['metrics'][key]:.3f}" for key in ("auc", "ap", "cp100")]
+        lines.append(f"| {name}, published | {' | '.join(published)} |")
+        lines.append(f"| `fraud` version {version} ({name}), live | {' | '.join(measured)} |")
+    week = result["models"]["1"]["features_test_week"]
+    lines += [
+        "",
+        f"All fifteen features of the week's {week['transactions']:,} transactions were compared with a slow "
+        f"pandas reference, row by row: {week['unequal_counts']} counts differ, and averages are equal "
+        f"{_within(week['largest_difference'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def _within(difference: float) -> str:
+    """In words, rounded up to a power of ten."""
+    return "exactly" if difference == 0 else f"to 1e{math.ceil(math.log10(difference))}"
+
+
+def _engines(result: dict[str, Any]) -> str:
+    lines = [
+        f"**Remaining life of engines**: NASA C-MAPSS {result['subset']}, the {result['engines']} test "
+        "engines streamed reading by reading; root mean square error in cycles, and the PHM08 score (less is "
+        "better):",
+        "",
+        "| model | RMSE | score |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, published in result["published"].items():
+        score = f"{published['score']:,}" if "score" in published else ""
+        lines.append(f"| {name}, published | {published['rmse']:.2f} | {score} |")
+    lines += [
+        f"| `rul` version 1, live, truth capped at 125 | {result['rmse_capped']:.2f} "
+        f"| {result['score_capped']:.0f} |",
+        f"| `rul` version 1, live, truth as published | {result['rmse_uncapped']:.2f} "
+        f"| {result['score_uncapped']:.0f} |",
+        "",
+        "Papers differ on whether they cap the truth, so both are given. Every streamed prediction equals "
+        f"the offline one of the same file {_within(result['largest_difference_to_offline'])}.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))
