@@ -255,7 +255,7 @@ def _show_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo from the command line; exit code 0, 1 when it failed, 3 when events are unaccounted for."""
+    """Run the demo; exit code 0, 1 when it failed, 3 when events are unaccounted for."""
     parser = argparse.ArgumentParser(prog="penstock demo", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
     parser.add_argument("--fraud-rate", type=float, default=5000.0, help="transactions a second (5000)")

@@ -1,5 +1,6 @@
 """What a person sees while a demo runs: throughput, latency, lag, alerts, dead letters."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ def _streams(glance: Glance) -> Table:
 
 
 def _ms(value: float) -> str:
-    return "-" if value != value else f"{value:.1f}"
+    return "-" if math.isnan(value) else f"{value:.1f}"
 
 
 def _alerts(alerts: Sequence[Mapping[str, Any]]) -> Panel:
