@@ -23,7 +23,7 @@ _EXAMPLES = """examples:
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
 
 exit codes:
-""" + "\n".join(f"  {code.value:>2}  {code.name.lower().replace('_', ' ')}" for code in Exit)
+""" + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,10 +50,11 @@ def show(findings: list[Finding], *, as_json: bool) -> str:
     if as_json:
         return json.dumps([asdict(finding) for finding in findings], indent=2)
     lines = []
+    width = max((len(finding.what) for finding in findings), default=0)
     for f in findings:
-        lines.append(f"{'ok  ' if f.works else 'FAIL'}  {f.what:<14}  {f.found}")
+        lines.append(f"{'ok  ' if f.works else 'FAIL'}  {f.what:<{width}}  {f.found}")
         if f.do:
-            lines.append(f"      {'':<14}  -> {f.do}")
+            lines.append(f"      {'':<{width}}  -> {f.do}")
     return "\n".join(lines)
 
 

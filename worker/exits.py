@@ -8,17 +8,37 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Exit codes of `penstock`."""
 
-    OK = 0  # asked to stop, and everything polled was scored and committed
-    BUG = 1  # an error of our own; the traceback is in the log
-    USAGE = 2  # the command line was wrong
-    CONFIG = 3  # a pipeline file, schema or model card is wrong; a restart will not help
-    MODEL = 4  # the model does not load, does not run on its device, or fails its golden vectors
-    KAFKA = 5  # Kafka or its schema registry refused, or could not be reached for too long
-    STORE = 6  # the feature store refused or could not be reached for too long
-    FENCED = 7  # another member owns a lane we held; restart and rejoin
-    DEAD_LETTERS = 8  # too large a share of a minute's records could not be scored
-    DEVICE = 9  # the accelerator failed; only a new process can use it again
-    UNHEALTHY = 10  # `penstock healthcheck` or `penstock doctor` found something wrong
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    CONFIG = 3
+    MODEL = 4
+    KAFKA = 5
+    STORE = 6
+    FENCED = 7
+    DEAD_LETTERS = 8
+    DEVICE = 9
+    UNHEALTHY = 10
+
+    @property
+    def meaning(self) -> str:
+        """What the code says, in a few words."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Exit.OK: "asked to stop, and everything polled was scored and committed",
+    Exit.BUG: "an error of our own; the traceback is in the log",
+    Exit.USAGE: "the command line was wrong",
+    Exit.CONFIG: "a pipeline file, schema or model card is wrong; a restart will not help",
+    Exit.MODEL: "the model does not load, does not run on its device, or fails its golden vectors",
+    Exit.KAFKA: "Kafka or its schema registry refused, or could not be reached for too long",
+    Exit.STORE: "the feature store refused or could not be reached for too long",
+    Exit.FENCED: "another member owns a lane we held; restart and rejoin",
+    Exit.DEAD_LETTERS: "too large a share of a minute's records could not be scored",
+    Exit.DEVICE: "the accelerator failed; only a new process can use it again",
+    Exit.UNHEALTHY: "`penstock healthcheck` or `penstock doctor` found something wrong",
+}
 
 
 class StopWorker(Exception):

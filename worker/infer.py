@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from worker.batch import Features
+from worker.exits import Exit, StopWorker
 from worker.model_file import ModelCard, check_sha256, load_model_card
 from worker.plan import FeaturePlan
 
@@ -52,7 +53,13 @@ def infer(model: Model, features: Features) -> NDArray[np.float32]:
         )
         for feed in model.feeds
     }
-    return _run(model.session, model.card, tensors)
+    try:
+        return _run(model.session, model.card, tensors)
+    except Exception as error:
+        if model.device == "cpu":
+            raise
+        # After most CUDA errors the process can no longer use the device, whatever it returns.
+        raise StopWorker(Exit.DEVICE, f"{model.device} failed: {_first_line(error)}") from error
 
 
 def _run(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -89,12 +96,17 @@ def _open(path: Path, device: str) -> tuple[Any, str]:
     """A session on the device; `auto` takes CUDA where it works and says what it took."""
     if device != "auto":
         return _session(path, device), device
-    if _PROVIDERS["cuda"] in ort.get_available_providers() and not _has_tree_operators(path):
+    if _has_nvidia_driver() and not _has_tree_operators(path):
         try:
             return _session(path, "cuda:0"), "cuda:0"
         except ModelError:
             pass  # auto means: the CPU will do; the device taken is logged and on /readyz
     return _session(path, "cpu"), "cpu"
+
+
+def _has_nvidia_driver() -> bool:
+    # Asking ONNX Runtime for CUDA without a driver is answered with ten lines of errors on stderr.
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version"))
 
 
 def _has_tree_operators(path: Path) -> bool:

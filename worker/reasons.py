@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TOP = 3
+_USUAL = 1.0  # standard deviations; nearer to the mean nothing stands out
 
 
 def reasons(
@@ -30,7 +31,9 @@ def reasons(
         known = reference.get(name)
         if known is None or not known.std > 0:
             continue
-        unusual.append((abs(value - known.mean) / known.std, name, value, known.mean))
+        deviations = abs(value - known.mean) / known.std
+        if deviations > _USUAL:
+            unusual.append((deviations, name, value, known.mean))
     unusual.sort(reverse=True)
     return [
         {

@@ -117,7 +117,8 @@ class Worker:
         """Poll once; score when a batch is due; commit when that is due."""
         line = self.line
         wait_ms = line.batcher.wait_ms(self._now_ms(), POLL_AT_MOST_MS)
-        records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(self._now_ms()))
+        with self._timed("poll"):
+            records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(self._now_ms()))
         self.looped_at_ms = self._now_ms()
         if records is not None:
             with self._timed("decode"):

@@ -100,7 +100,16 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
         return said
 
     admin = pipelines[0].admin
-    server = serve_admin(str(admin.host), admin.port, health) if admin.port is not None else None
+    server = None
+    if admin.port is not None:
+        try:
+            server = serve_admin(str(admin.host), admin.port, health)
+        except OSError as error:
+            raise StopWorker(
+                Exit.CONFIG,
+                f"cannot listen on {admin.host}:{admin.port} ({error.strerror}): set admin.port or "
+                f"PENSTOCK_ADMIN_PORT to another, 0 takes any free one",
+            ) from error
     if server is not None:
         log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
     threads = [threading.Thread(target=run, args=(w,), name=w.line.name) for w in workers]

@@ -37,7 +37,7 @@ def test_the_three_most_unusual_come_first_whatever_their_scale() -> None:
 def test_less_than_usual_is_unusual_too() -> None:
     reference = {"a": usual(0, 1), "b": usual(0, 1)}
 
-    assert [r["feature"] for r in reasons(("a", "b"), np.array([1.0, -5.0]), reference)] == ["b", "a"]
+    assert [r["feature"] for r in reasons(("a", "b"), np.array([2.0, -5.0]), reference)] == ["b", "a"]
 
 
 def test_a_feature_that_never_varied_or_is_not_described_gives_no_reason() -> None:
@@ -45,3 +45,7 @@ def test_a_feature_that_never_varied_or_is_not_described_gives_no_reason() -> No
 
     assert reasons(("constant", "unknown"), np.array([9.0, 9.0]), reference) == []
     assert reasons((), np.array([]), {}) == []
+
+
+def test_what_is_near_the_usual_is_no_reason() -> None:
+    assert reasons(("a",), np.array([0.9]), {"a": usual(0, 1)}) == []
