@@ -41,6 +41,8 @@ class _Verdict:
     why: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def reject(self, rows: NDArray[np.bool_], reason: str, detail: str) -> None:
+        if not rows.any():
+            return
         for row in np.flatnonzero(rows & self.keep).tolist():
             self.why[row] = (reason, detail)
         self.keep &= ~rows
@@ -155,7 +157,8 @@ def _validate(
             verdict.reject(_nulls(column), "null_value", f"{name} is null, expected a number")
         if pa.types.is_floating(column.type):
             finite = np.isfinite(column.to_numpy(zero_copy_only=False))
-            verdict.reject(~finite & ~_nulls(column), "not_finite", f"{name} is NaN or infinite")
+            if not finite.all():
+                verdict.reject(~finite & ~_nulls(column), "not_finite", f"{name} is NaN or infinite")
     _check_keys(table.column(plan.key), keys, plan.key, verdict)
     return np.where(verdict.keep, ticks, 0) * plan.time_unit_us, verdict
 

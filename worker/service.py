@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from worker.run import Worker
 from worker.sink import DeliveryError
 
 _LEAVE_WITHIN_S = 10.0
+_SWITCH_S = 0.0005
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (ConfigError, Exit.CONFIG),
     (SchemaError, Exit.CONFIG),
@@ -112,6 +114,9 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
             ) from error
     if server is not None:
         log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
+    if len(workers) > 1:
+        # A pipeline that comes back from Kafka or the model waits this long for another to let it run.
+        sys.setswitchinterval(_SWITCH_S)
     threads = [threading.Thread(target=run, args=(w,), name=w.line.name) for w in workers]
     for worker, thread in zip(workers, threads, strict=True):
         log.info(
