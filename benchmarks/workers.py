@@ -17,7 +17,7 @@ import yaml
 from confluent_kafka.admin import AdminClient, NewTopic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_READY_S = 90.0
+_READY_S = 180.0  # the first start compiles
 
 
 def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:

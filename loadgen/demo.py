@@ -39,7 +39,7 @@ _TOPICS = {
     "maintenance.dead-letters": 1,
     "terminal-risk.dead-letters": 1,
 }
-_READY_S = 60.0
+_READY_S = 180.0  # the first start compiles
 _STOP_S = 15.0
 _LAG = re.compile(r'^penstock_lag_records\{.*pipeline="([^"]+)".*\} (\S+)$', re.MULTILINE)
 
@@ -162,7 +162,7 @@ def run_demo(*, seconds: float, fraud_rate: float, sensor_rate: float, is_plain:
     console = Console(stderr=is_plain)
     sources = _sources(fraud_rate, sensor_rate)
     with embedded_bus(_TOPICS) as bootstrap, demo_worker(bootstrap) as worker:
-        with console.status("starting the bus and the worker ..."):
+        with console.status("starting the bus and the worker (the first start compiles, half a minute) ..."):
             worker.wait_until_ready(time.monotonic() + _READY_S)
         load = Load(Target(bootstrap=bootstrap, fetch_wait_ms=FETCH_WAIT_MS), sources)
         previous = {s: signal.signal(s, lambda *_: load.stop()) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -270,6 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sensor_rate=arguments.sensor_rate,
             is_plain=arguments.plain or not sys.stdout.isatty(),
         )
+    except KeyboardInterrupt:
+        print("demo: stopped before it had begun", file=sys.stderr)
+        return 130
     except (DemoError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

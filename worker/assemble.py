@@ -11,6 +11,7 @@ import pyarrow as pa
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from feature_cache.lanes import Lanes
+from feature_cache.lookup import read_lookup
 from feature_cache.packing import pack, unpack
 from feature_cache.redis_store import open_redis
 from feature_cache.rows import HotRows
@@ -201,8 +202,18 @@ def _warm(
     )
     rows = HotRows(plan.layout, 1)
     enrich(empty, plan, Lanes(rows, MemoryStore(), "warm", "warm"), (), meter)
-    slots = rows.add([b"warm"], 0)
-    unpack(rows, slots, pack(rows, slots, 0))
+    _warm_packing(rows)
+    for lookup in plan.lookups:
+        _warm_packing(HotRows(lookup.layout, 1))
+        one = np.zeros(1, np.int64)
+        read_lookup(
+            MemoryStore(), ("", ""), lookup.layout, lookup.group, [b""], one.astype(np.int32), one, one
+        )
     if decision is not None:
         none = np.zeros(0, np.int64)
         decide(np.zeros(0, np.float32), none, none, rows.alert_level, rows.alert_us, decision)
+
+
+def _warm_packing(rows: HotRows) -> None:
+    slots = rows.add([b"warm"], 0)
+    unpack(rows, slots, pack(rows, slots, 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -31,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["demo"]:
         # The load generator is a program of its own, so that nothing of it is ever loaded into a worker.
-        return subprocess.call([sys.executable, "-m", "loadgen.demo", *words[1:]])
+        # In our place, so that Ctrl-C reaches it alone and it can still print its summary.
+        os.execv(sys.executable, [sys.executable, "-m", "loadgen.demo", *words[1:]])
     arguments = _parser().parse_args(words)
     try:
         return int(arguments.command(arguments))
