@@ -28,7 +28,7 @@ class LookedUp:
 def read_lookup(
     store: Store,
     owner: tuple[str, str],
-    layout: Layout,
+    scratch: HotRows,
     group: WindowGroup,
     keys: Sequence[bytes],
     lanes: NDArray[np.int32],
@@ -40,7 +40,8 @@ def read_lookup(
     Args:
         store: where that group keeps its rows.
         owner: that consumer group and the topic it reads.
-        layout, group: its row layout, and the window group asked for.
+        scratch: room for a row of each key in that group's layout; whatever was in it is gone afterwards.
+        group: the window group asked for.
         keys: (k,) distinct entities.
         lanes: (k,) int32 the partition each entity belongs to there.
         key_index: (n,) int64 which of the keys each event asks about.
@@ -49,7 +50,7 @@ def read_lookup(
     Raises:
         StoreUnavailableError: the store did not answer.
     """
-    scratch = HotRows(layout, max(len(keys), 1))
+    layout, used = scratch.layout, 0
     slot_of_key = np.full(len(keys), -1, np.int64)
     complete_of_key = np.full(len(keys), NEVER_US, np.int64)
     forgotten_of_key = np.full(len(keys), NEVER_US, np.int64)
@@ -65,7 +66,8 @@ def read_lookup(
         kept = [
             i for i, row in enumerate(packed) if row is not None and generation_of(row) == meta.generation
         ]
-        slots = scratch.add([wanted[i] for i in kept], lane)
+        slots = np.arange(used, used + len(kept))
+        used += len(kept)
         unpack(scratch, slots, [row for i in kept if (row := packed[i]) is not None])
         slot_of_key[here[kept]] = slots
     arrays = scratch.groups[layout.groups.index(group)]

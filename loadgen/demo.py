@@ -1,4 +1,4 @@
-"""The demo: embedded bus, one worker with both pipelines, simulated traffic, and a live screen."""
+"""The demo: embedded bus, workers with both pipelines, simulated traffic, and a live screen."""
 
 import argparse
 import json
@@ -9,10 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from loadgen.screen import Glance, line, screen
 from loadgen.sources import Source, simulated_fraud, simulated_maintenance
 
 _PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
-_FILES = ("fraud.yaml", "terminal-risk.yaml", "maintenance.yaml")
+# Fraud looks up what terminal-risk keeps, and an in-memory store is one process's own.
+_WORKERS = (("fraud.yaml", "terminal-risk.yaml"), ("maintenance.yaml",))
 _TOPICS = {
     "transactions": 1,
     "labels": 1,
@@ -49,73 +49,102 @@ class DemoError(Exception):
 
 
 class DemoWorker:
-    """The worker process, and what can be seen of it from outside."""
+    """The worker processes, and what can be seen of them from outside."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        self._process = process
-        self._log = log
-        self._admin = ""
+    def __init__(self, processes: "Sequence[_Process]") -> None:
+        self._processes = processes
 
     def wait_until_ready(self, deadline_s: float) -> None:
-        """Wait for /readyz.
+        """Wait for every /readyz.
 
         Raises:
-            DemoError: it ended, or was not ready in time.
+            DemoError: one ended, or was not ready in time.
         """
-        while time.monotonic() < deadline_s:
+        waiting = list(self._processes)
+        while waiting:
             self.check()
-            if not self._admin and (found := re.search(r'"address": ?"([^"]+)"', self._log.read_text())):
-                self._admin = found[1]
-            if self._admin and self._get("/readyz") is not None:
-                return
+            waiting = [process for process in waiting if process.get("/readyz") is None]
+            if waiting and time.monotonic() > deadline_s:
+                raise DemoError(f"a worker was not ready within {_READY_S:g} s:\n{waiting[0].tail()}")
             time.sleep(0.1)
-        raise DemoError(f"the worker was not ready within {_READY_S:g} s:\n{self._tail()}")
 
     def check(self) -> None:
-        """Raise DemoError when the worker has ended."""
-        code = self._process.poll()
-        if code is not None:
-            raise DemoError(f"the worker ended with exit code {code}:\n{self._tail()}")
+        """Raise DemoError when a worker has ended."""
+        for process in self._processes:
+            code = process.popen.poll()
+            if code is not None:
+                raise DemoError(f"a worker ended with exit code {code}:\n{process.tail()}")
 
     def lag_records(self) -> dict[str, int]:
         """Records not yet polled, by pipeline."""
         lag: dict[str, int] = {}
-        for name, value in _LAG.findall(self._get("/metrics") or ""):
-            lag[name] = lag.get(name, 0) + int(float(value))
+        for process in self._processes:
+            for name, value in _LAG.findall(process.get("/metrics") or ""):
+                lag[name] = lag.get(name, 0) + int(float(value))
         return lag
 
     def memory_mb(self, which: str = "VmRSS") -> float:
-        """Resident memory now, or with VmHWM at its peak; 0 where the system does not tell."""
+        """Resident memory of the largest worker now, or with VmHWM at its peak; 0 where nobody tells."""
+        return max(process.memory_mb(which) for process in self._processes)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that all used so far; 0 where nobody tells."""
+        return sum(process.cpu_s() for process in self._processes)
+
+
+class _Process:
+    """One worker process and its log."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.popen = popen
+        self._log = log
+        self._admin = ""
+
+    def get(self, path: str) -> str | None:
+        """What its admin server answers with status 200; None when it does not."""
+        if not self._admin and (found := re.search(r'"address": ?"([^"]+)"', self._log.read_text())):
+            self._admin = found[1]
+        if not self._admin:
+            return None
         try:
-            status = Path(f"/proc/{self._process.pid}/status").read_text()
+            with urllib.request.urlopen(self._admin + path, timeout=2) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return None
+
+    def memory_mb(self, which: str) -> float:
+        try:
+            status = Path(f"/proc/{self.popen.pid}/status").read_text()
         except OSError:
             return 0.0
         found = re.search(rf"^{which}:\s+(\d+) kB", status, re.MULTILINE)
         return int(found[1]) / 1024 if found else 0.0
 
     def cpu_s(self) -> float:
-        """CPU seconds used so far; 0 where the system does not tell."""
         try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def _get(self, path: str) -> str | None:
-        try:
-            with urllib.request.urlopen(self._admin + path, timeout=2) as answer:
-                return str(answer.read().decode())
-        except (urllib.error.URLError, OSError):
-            return None
-
-    def _tail(self) -> str:
+    def tail(self) -> str:
+        """The end of its log."""
         return "\n".join(self._log.read_text().splitlines()[-8:])
+
+    def stop(self) -> None:
+        """Ask it to leave, and make it."""
+        self.popen.terminate()
+        try:
+            self.popen.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
 
 
 @contextmanager
 def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator[DemoWorker]:
-    """Run one worker with all shipped pipelines on the bus, on an in-memory store, until the block ends."""
-    if not (_PIPELINES / _FILES[0]).exists():
+    """Run all shipped pipelines on the bus, on in-memory stores, until the block ends."""
+    if not _PIPELINES.is_dir():
         raise DemoError(f"no pipeline files in {_PIPELINES}: run the demo from a clone of the project")
     settings = {
         "PENSTOCK_KAFKA": bootstrap,
@@ -131,26 +160,26 @@ def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator
         "PENSTOCK_FETCH_WAIT_MS": str(FETCH_WAIT_MS),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_PIPELINES.parent), env.get("PYTHONPATH")])),
     }
-    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
-        log = Path(folder) / "worker.log"
-        with log.open("wb") as sink:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli", "run", *(str(_PIPELINES / file) for file in _FILES)],
-                env={**env, **settings},
-                stdin=subprocess.DEVNULL,
-                stderr=sink,
-                stdout=sink,
-                start_new_session=True,  # Ctrl-C is ours to pass on, after the traffic has stopped
-            )
-        try:
-            yield DemoWorker(process, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, ExitStack() as stack:
+        processes = []
+        for number, files in enumerate(_WORKERS):
+            process = _start(files, Path(folder) / f"worker-{number}.log", {**env, **settings})
+            stack.callback(process.stop)
+            processes.append(process)
+        yield DemoWorker(processes)
+
+
+def _start(files: Sequence[str], log: Path, env: Mapping[str, str]) -> _Process:
+    with log.open("wb") as sink:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "run", *(str(_PIPELINES / file) for file in files)],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stderr=sink,
+            stdout=sink,
+            start_new_session=True,  # Ctrl-C is ours to pass on, after the traffic has stopped
+        )
+    return _Process(popen, log)
 
 
 def run_demo(*, seconds: float, fraud_rate: float, sensor_rate: float, is_plain: bool) -> dict[str, Any]:

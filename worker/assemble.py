@@ -204,11 +204,9 @@ def _warm(
     enrich(empty, plan, Lanes(rows, MemoryStore(), "warm", "warm"), (), meter)
     _warm_packing(rows)
     for lookup in plan.lookups:
-        _warm_packing(HotRows(lookup.layout, 1))
-        one = np.zeros(1, np.int64)
-        read_lookup(
-            MemoryStore(), ("", ""), lookup.layout, lookup.group, [b""], one.astype(np.int32), one, one
-        )
+        scratch, one = HotRows(lookup.layout, 1), np.zeros(1, np.int64)
+        _warm_packing(scratch)
+        read_lookup(MemoryStore(), ("", ""), scratch, lookup.group, [b""], one.astype(np.int32), one, one)
     if decision is not None:
         none = np.zeros(0, np.int64)
         decide(np.zeros(0, np.float32), none, none, rows.alert_level, rows.alert_us, decision)
