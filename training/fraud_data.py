@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.parity.pandas_reference import FEATURES, fraud_features, read_transactions
+from tests.parity.pandas_reference import read_transactions
+from training.export import export_fraud_features
 from training.metrics import auc, average_precision, card_precision, kept_test_rows
 
 WARM_UP = "2018-06-18"  # 37 days before the training week: every window of it is full
@@ -20,7 +21,7 @@ LAST_DAY = "2018-08-14"
 class FraudRows:
     """Transactions as the models see them, in the order they happened."""
 
-    features: NDArray[np.float32]  # (n, 15), columns FEATURES
+    features: NDArray[np.float32]  # (n, 15), columns in the order of pipelines/fraud.yaml
     truth: NDArray[np.int8]  # (n,) 1 is fraud
     day: NDArray[np.int64]  # (n,) days since 2018-04-01
     customer: NDArray[np.int64]  # (n,)
@@ -36,10 +37,13 @@ class FraudRows:
 
 
 def load_features(data: Path, start: str = WARM_UP, end: str = LAST_DAY) -> FraudRows:
-    """Return every transaction of the days start..end with its features; windows begin empty at start."""
+    """Return every transaction of the days start..end with its features; windows begin empty at start.
+
+    The features come from the engine that computes them live, over the same pipeline files.
+    """
     rows = read_transactions(data, start, end)
     return FraudRows(
-        features=fraud_features(rows)[list(FEATURES)].to_numpy(np.float32),
+        features=export_fraud_features(data, start, end).astype(np.float32),
         truth=rows["TX_FRAUD"].to_numpy(np.int8),
         day=rows["TX_TIME_DAYS"].to_numpy(np.int64),
         customer=rows["CUSTOMER_ID"].to_numpy(np.int64),

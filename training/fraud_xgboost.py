@@ -34,7 +34,10 @@ def main() -> None:
     )
     trees.fit(train.features, train.truth)
     graph = onnxmltools.convert_xgboost(
-        trees, initial_types=[("features", FloatTensorType([None, len(FEATURES)]))], target_opset=15
+        trees,
+        name="fraud",  # without one the converter makes up another at every run
+        initial_types=[("features", FloatTensorType([None, len(FEATURES)]))],
+        target_opset=15,
     )
     scores = model_folder.score(graph, test.features, OUTPUT)
     native = trees.predict_proba(test.features)[:, 1]

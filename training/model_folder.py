@@ -30,7 +30,7 @@ def score(
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     (found,) = session.run([output["tensor"]], {session.get_inputs()[0].name: rows})
     column = 0 if output["column"] is None else output["column"]
-    scores: NDArray[np.float32] = found.reshape(len(rows), -1)[:, column]
+    scores: NDArray[np.float32] = found if found.ndim == 1 else found[:, column]
     return scores
 
 
@@ -78,6 +78,8 @@ def write(
     data = model.SerializeToString()
     if len(data) > LARGEST_BYTES:
         raise ValueError(f"{about['name']} is {len(data):,} bytes, more than {LARGEST_BYTES:,}")
+    if len(score(data, golden[:0], about["output"])):  # a batch of which nothing is left must not fail
+        raise ValueError(f"{about['name']} makes scores for no rows")
     folder = REPOSITORY / about["name"] / about["version"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(data)

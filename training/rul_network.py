@@ -9,19 +9,18 @@ Each of the fourteen sensors is projected on the first five Legendre polynomials
 on engines left out.
 """
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from onnx import TensorProto, helper
 
 from training import model_folder
 from training.cmapss_data import FIELDS, LENGTH, LONGEST_LIFE, Windows, last_windows, training_windows
 from training.fraud_data import data_folder
+from training.members import Members, graph_of, hidden_layers
 from training.metrics import cmapss_score, rmse
 
 MEMBERS = 8
@@ -34,6 +33,7 @@ NOISE = 0.1  # on the filtered readings; the filters are orthonormal, so it is a
 # with them 13.50.
 LONGEST_TRAINED = 170
 DROPOUT = 0.1
+FARTHEST = 10.0  # scaled readings of the runs lie within -1.2 .. 1.2
 OUTPUT: dict[str, Any] = {"tensor": "remaining_cycles", "column": None, "meaning": "remaining_life"}
 
 
@@ -53,31 +53,15 @@ class Scale:
         return torch.from_numpy((scaled @ self.filters).reshape(len(readings), -1).copy())
 
 
-class Network(nn.Module):
-    """MEMBERS independent networks, trained side by side: (MEMBERS, n, 70) to (MEMBERS, n)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (len(FIELDS) * FILTERS, HIDDEN, HIDDEN, 1)
-        self.weights = nn.ParameterList(
-            nn.Parameter((torch.rand(MEMBERS, a, b) * 2 - 1) / a**0.5) for a, b in pairwise(widths)
-        )
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(MEMBERS, 1, b)) for b in widths[1:])
-        self.dropout = nn.Dropout(DROPOUT)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            rows = self.dropout(torch.relu(torch.baddbmm(bias, rows, weight)))
-        return torch.baddbmm(self.biases[-1], rows, self.weights[-1])[:, :, 0]
-
-
-def train(windows: Windows, scale: Scale, seed: int) -> Network:
+def train(windows: Windows, scale: Scale, seed: int) -> Members:
     """Return the members fitted to min(life, 125) / 125, each on its own order of the windows."""
     torch.manual_seed(seed)
     used = windows.life <= LONGEST_TRAINED
     rows = scale.filtered(windows.readings[used])
     target = torch.from_numpy(np.minimum(windows.life[used], LONGEST_LIFE) / LONGEST_LIFE).float()
-    network = Network()
+    network = Members(
+        members=MEMBERS, columns=len(FIELDS) * FILTERS, hidden=HIDDEN, dropout=DROPOUT, spread=1
+    )
     batches = len(target) // BATCH
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -95,65 +79,58 @@ def train(windows: Windows, scale: Scale, seed: int) -> Network:
     return network.eval()
 
 
-def predict(network: Network, scale: Scale, readings: NDArray[np.float32]) -> NDArray[np.float64]:
+def predict(network: Members, scale: Scale, readings: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return what PyTorch says of (n, 30, 14) raw readings: (n,) remaining cycles in [0, 125]."""
     with torch.no_grad():
         mean = network(scale.filtered(readings).expand(MEMBERS, -1, -1)).mean(0)
     return (mean.clamp(0, 1) * LONGEST_LIFE).double().numpy()
 
 
-def to_onnx(network: Network, scale: Scale) -> onnx.ModelProto:
+def to_onnx(network: Members, scale: Scale) -> onnx.ModelProto:
     """Return the whole path from raw readings to remaining cycles as one graph with a free batch axis."""
-    weights = [weight.detach().numpy() for weight in network.weights]
-    biases = [bias.detach().numpy() for bias in network.biases]
-    wide = MEMBERS * HIDDEN
-    constants = {
+    layers, constants = hidden_layers(network)
+    sensors = len(FIELDS)
+    last, bias = (
+        part.detach().numpy().astype(np.float64) for part in (network.weights[2], network.biases[2])
+    )
+    constants |= {
         "middle": scale.middle,
         "per_unit": scale.per_unit,
-        "filters": scale.filters,
-        "flat": np.array([-1, len(FIELDS) * FILTERS]),
-        # All members read the same row, so their first layers are one product.
-        "w1": weights[0].transpose(1, 0, 2).reshape(-1, wide),
-        "b1": biases[0].reshape(wide),
-        "by_member": np.array([-1, MEMBERS, HIDDEN]),
-        "w2": weights[1],
-        "b2": biases[1],
+        # A broken sensor may say anything; without bounds the largest float32 becomes "not a number".
+        "lowest": np.float32(-FARTHEST),
+        "highest": np.float32(FARTHEST),
+        "flat": np.array([0, LENGTH * sensors]),  # 0 keeps the number of rows, none included
+        # Reading t of sensor s, weighed for filter f of sensor s: one product in place of one per sensor.
+        "filters": np.einsum("tf,sz->tszf", scale.filters, np.eye(sensors, dtype=np.float32)).reshape(
+            LENGTH * sensors, sensors * FILTERS
+        ),
         # Kernels for one row and for many add up in different orders. With the last sum in double that is at
         # most one step of float32 (7.6e-6 cycles) in the result; in float32 it was 3e-5.
-        "w3": weights[2].astype(np.float64) * LONGEST_LIFE / MEMBERS,
-        "b3": biases[2].astype(np.float64).mean(axis=0).reshape(1) * LONGEST_LIFE,
-        "members": np.array([0]),
+        "w3": last.reshape(MEMBERS * HIDDEN, 1) * LONGEST_LIFE / MEMBERS,
+        "b3": bias.mean(axis=0).reshape(1) * LONGEST_LIFE,
         "none": np.float32(0),
         "longest": np.float32(LONGEST_LIFE),
     }
     nodes = [
         helper.make_node("Sub", ["readings", "middle"], ["centred"]),
-        helper.make_node("Mul", ["centred", "per_unit"], ["scaled"]),
-        helper.make_node("Transpose", ["scaled"], ["by_sensor"], perm=[0, 2, 1]),
-        helper.make_node("MatMul", ["by_sensor", "filters"], ["filtered"]),
-        helper.make_node("Reshape", ["filtered", "flat"], ["rows"]),
-        helper.make_node("Gemm", ["rows", "w1", "b1"], ["h1"]),
-        helper.make_node("Relu", ["h1"], ["a1"]),
-        helper.make_node("Reshape", ["a1", "by_member"], ["apart"]),
-        helper.make_node("Transpose", ["apart"], ["member_rows"], perm=[1, 0, 2]),
-        helper.make_node("MatMul", ["member_rows", "w2"], ["h2"]),
-        helper.make_node("Add", ["h2", "b2"], ["h2b"]),
-        helper.make_node("Relu", ["h2b"], ["a2"]),
-        helper.make_node("Cast", ["a2"], ["a2_double"], to=TensorProto.DOUBLE),
-        helper.make_node("MatMul", ["a2_double", "w3"], ["parts"]),
-        helper.make_node("ReduceSum", ["parts", "members"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["centred", "per_unit"], ["unbounded"]),
+        helper.make_node("Clip", ["unbounded", "lowest", "highest"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "flat"], ["flattened"]),
+        helper.make_node("MatMul", ["flattened", "filters"], ["rows"]),
+        *layers,
+        helper.make_node("Cast", ["hidden"], ["hidden_double"], to=TensorProto.DOUBLE),
+        helper.make_node("MatMul", ["hidden_double", "w3"], ["sum"]),
         helper.make_node("Add", ["sum", "b3"], ["cycles_double"]),
         helper.make_node("Cast", ["cycles_double"], ["cycles"], to=TensorProto.FLOAT),
         helper.make_node("Clip", ["cycles", "none", "longest"], [OUTPUT["tensor"]]),
     ]
-    graph = helper.make_graph(
-        nodes,
+    return graph_of(
         "remaining_useful_life",
-        [helper.make_tensor_value_info("readings", TensorProto.FLOAT, ["n", LENGTH, len(FIELDS)])],
-        [helper.make_tensor_value_info(OUTPUT["tensor"], TensorProto.FLOAT, ["n", 1])],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+        nodes,
+        constants,
+        helper.make_tensor_value_info("readings", TensorProto.FLOAT, ["n", LENGTH, sensors]),
+        helper.make_tensor_value_info(OUTPUT["tensor"], TensorProto.FLOAT, ["n", 1]),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def measure(life: NDArray[np.float64], predicted: NDArray[np.floating[Any]]) -> dict[str, float]:

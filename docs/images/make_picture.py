@@ -47,7 +47,7 @@ def main() -> None:
     ]
     with embedded_bus(_TOPICS) as bootstrap, demo_worker(bootstrap) as worker:
         worker.wait_until_ready(time.monotonic() + 60)
-        load = Load(Target(bootstrap=bootstrap, fetch_wait_ms=FETCH_WAIT_MS), sources, mutated_share=0.0005)
+        load = Load(Target(bootstrap=bootstrap, fetch_wait_ms=FETCH_WAIT_MS), sources)
         started_s = time.monotonic()
         load.start(arguments.at + 2)
         while time.monotonic() < started_s + arguments.at:
