@@ -33,7 +33,7 @@ NOISE = 0.1  # on the filtered readings; the filters are orthonormal, so it is a
 # with them 13.50.
 LONGEST_TRAINED = 170
 DROPOUT = 0.1
-FARTHEST = 10.0  # scaled readings of the runs lie within -1.2 .. 1.2
+FARTHEST = 10.0  # scaled readings of both sets of runs lie within -1 .. 1
 OUTPUT: dict[str, Any] = {"tensor": "remaining_cycles", "column": None, "meaning": "remaining_life"}
 
 
