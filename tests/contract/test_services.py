@@ -83,8 +83,10 @@ def test_a_redis_that_was_killed_comes_back_at_the_same_address_with_what_it_had
 def test_nothing_is_left_when_the_process_that_started_a_service_ends(
     own_redis: Service, ending: signal.Signals
 ) -> None:
+    # A job in the background ignores SIGINT, and its children inherit that: ask for the usual handling.
     program = (
-        "import time; from tests.services import start_redis; s = start_redis();"
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from tests.services import start_redis; s = start_redis();"
         "print(s.pid, s.directory, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:

@@ -80,7 +80,7 @@ def fraud_features(rows: pd.DataFrame) -> pd.DataFrame:
     when = rows["TX_DATETIME"]
     columns: dict[str, NDArray[np.float64]] = {
         "amount": rows["TX_AMOUNT"].to_numpy(np.float64),
-        "weekend": (when.dt.weekday >= 5).to_numpy(np.float64),
+        "weekend": (when.dt.day_of_week >= 5).to_numpy(np.float64),
         "night": (when.dt.hour <= 6).to_numpy(np.float64),
         **_windows(rows, group="CUSTOMER_ID", value="TX_AMOUNT", prefix="customer", delay_days=0),
         **_windows(rows, group="TERMINAL_ID", value="TX_FRAUD", prefix="terminal", delay_days=DELAY_DAYS),
