@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from feature_cache.layout import FOREVER_US, NEVER_US
 from feature_cache.packing import CorruptRowError, generation_of, pack, unpack
 from feature_cache.rows import HotRows
-from feature_cache.store import NOTHING, FencedError, LaneMeta, Store, StoreUnavailableError
+from feature_cache.store import NOTHING, FencedError, LaneMeta, Store
 
 
 def lane_name(group: str, topic: str, partition: int) -> str:
@@ -219,6 +219,3 @@ class Lanes:
         elif found != lane.durable:
             raise FencedError(f"lane {lane.name}: found {found}, expected {lane.durable} or {lane.uncertain}")
         lane.uncertain = None
-
-
-__all__ = ["FencedError", "Lane", "Lanes", "StoreUnavailableError", "lane_name"]

@@ -114,8 +114,3 @@ def _call(command: Any, *args: Any, **kwargs: Any) -> Any:
         if not str(error).startswith(_NOT_NOW):
             raise
         raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
-
-
-def open_redis(url: str) -> RedisStore:
-    """A store for a redis://, rediss:// or unix:// address."""
-    return RedisStore(url)

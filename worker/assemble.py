@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from feature_cache.lanes import Lanes
 from feature_cache.lookup import read_lookup
 from feature_cache.packing import pack, unpack
-from feature_cache.redis_store import open_redis
+from feature_cache.redis_store import RedisStore
 from feature_cache.rows import HotRows
 from feature_cache.store import MemoryStore, Store
 from schemas.codec import Codec
@@ -44,7 +44,7 @@ def store_opener() -> OpenStore:
 
     def open_store(address: str) -> Store:
         if address not in opened:
-            opened[address] = MemoryStore() if address.startswith("memory:") else open_redis(address)
+            opened[address] = MemoryStore() if address.startswith("memory:") else RedisStore(address)
         return opened[address]
 
     return open_store

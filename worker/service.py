@@ -13,10 +13,9 @@ from types import FrameType
 import structlog
 from confluent_kafka import KafkaException
 
-from feature_cache.lanes import FencedError
 from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError, WrongLaneError
-from feature_cache.store import StoreUnavailableError
+from feature_cache.store import FencedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from schemas.tree import SchemaError
 from worker.admin import Health, serve_admin

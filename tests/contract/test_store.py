@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import redis
 
-from feature_cache.lanes import FencedError, Lanes, lane_name
+from feature_cache.lanes import Lanes, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.redis_store import RedisStore
 from feature_cache.rows import HotRows
-from feature_cache.store import NOTHING, LaneMeta, MemoryStore, Store, StoreUnavailableError
+from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, Store, StoreUnavailableError
 from tests.services import Service
 
 ANSWERS_WITHIN_S = 3.0

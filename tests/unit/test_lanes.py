@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_cache.lanes import FencedError, Lanes, lane_name
+from feature_cache.lanes import Lanes, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import pack
 from feature_cache.rows import HotRows, RowsFullError
-from feature_cache.store import NOTHING, LaneMeta, MemoryStore, StoreUnavailableError
+from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, StoreUnavailableError
 from feature_cache.windows import aggregate_codes, apply_windows
 
 GROUP = WindowGroup(
