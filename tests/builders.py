@@ -139,7 +139,7 @@ def features(
     lookup_age_ms: Sequence[int] | None = None,
     late: Sequence[bool] | None = None,
     incomplete: Sequence[bool] | None = None,
-    degraded: Sequence[bool] | None = None,
+    degradation: Sequence[int] | None = None,
 ) -> Features:
     """Features with every flag down unless given."""
     n = len(scalars)
@@ -151,7 +151,7 @@ def features(
         is_muted=np.zeros(n, np.bool_),
         late=np.array(down if late is None else late, np.bool_),
         incomplete=np.array(down if incomplete is None else incomplete, np.bool_),
-        degraded=np.array(down if degraded is None else degraded, np.bool_),
+        degradation=np.array(down if degradation is None else degradation, np.uint8),
         lookup_age_ms=np.array([-1] * n if lookup_age_ms is None else lookup_age_ms, np.int64),
     )
 
@@ -233,20 +233,67 @@ def _value_info(name: str, kind: int, shape: Sequence[int | str]) -> bytes:
     return _bytes(1, name) + _bytes(2, tensor)
 
 
+def _attribute(name: str, value: int) -> bytes:
+    return _bytes(1, name) + _number(3, value) + _number(20, 2)  # AttributeProto.INT
+
+
+def _weights(name: str, values: NDArray[Any]) -> bytes:
+    kind = {"float32": FLOAT, "int64": 7}[values.dtype.name]
+    shape = b"".join(_number(1, size) for size in values.shape)
+    return shape + _number(2, kind) + _bytes(8, name) + _bytes(9, values.tobytes())
+
+
 def onnx_bytes(
     nodes: Sequence[tuple[str, Sequence[str], Sequence[str]]],
     inputs: Sequence[tuple[str, int, Sequence[int | str]]],
     outputs: Sequence[tuple[str, int, Sequence[int | str]]],
+    *,
+    attributes: dict[str, dict[str, int]] | None = None,
+    weights: dict[str, NDArray[Any]] | None = None,
 ) -> bytes:
-    """An ONNX file of these nodes (operator, inputs, outputs), without attributes or weights."""
-    graph = b"".join(
-        _bytes(1, b"".join(_bytes(1, i) for i in ins) + b"".join(_bytes(2, o) for o in outs) + _bytes(4, op))
-        for op, ins, outs in nodes
-    )
+    """An ONNX file of these nodes (operator, inputs, outputs).
+
+    Args:
+        attributes: whole numbers, by operator and name.
+        weights: constants of the graph, float32 or int64, by name.
+    """
+
+    def node(op: str, ins: Sequence[str], outs: Sequence[str]) -> bytes:
+        given = (attributes or {}).get(op, {})
+        wires = b"".join(_bytes(1, i) for i in ins) + b"".join(_bytes(2, o) for o in outs)
+        return wires + _bytes(4, op) + b"".join(_bytes(5, _attribute(k, v)) for k, v in given.items())
+
+    graph = b"".join(_bytes(1, node(*one)) for one in nodes)
     graph += _bytes(2, "tiny")
+    graph += b"".join(_bytes(5, _weights(*one)) for one in (weights or {}).items())
     graph += b"".join(_bytes(11, _value_info(*i)) for i in inputs)
     graph += b"".join(_bytes(12, _value_info(*o)) for o in outputs)
     return _number(1, 8) + _bytes(7, graph) + _bytes(8, _number(2, 13))
+
+
+def table_model(table: NDArray[np.float32], width: int) -> bytes:
+    """A model that looks its last column up in a table, and breaks on a value outside of it.
+
+    The score is the table's entry at the whole part of x[:, -1], times x[:, 0].
+    """
+    return onnx_bytes(
+        [
+            ("Gather", ["x", "last"], ["wanted"]),
+            ("Cast", ["wanted"], ["index"]),
+            ("GatherElements", ["table", "index"], ["found"]),
+            ("Slice", ["x", "zero", "one", "one"], ["first"]),
+            ("Mul", ["found", "first"], ["y"]),
+        ],
+        [("x", FLOAT, ["n", width])],
+        [("y", FLOAT, ["n", 1])],
+        attributes={"Gather": {"axis": 1}, "Cast": {"to": 7}},
+        weights={
+            "table": table.reshape(-1, 1),
+            "last": np.array([width - 1]),
+            "zero": np.array([0]),
+            "one": np.array([1]),
+        },
+    )
 
 
 def model_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +28,12 @@ from worker.decide import DecisionPolicy, decide
 from worker.decode import DecodePlan, time_unit_us
 from worker.encode import Stamp
 from worker.features import enrich
-from worker.infer import Model, load_model
+from worker.infer import load_model
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
 from worker.run import Line
+from worker.scoring import Scorer
 from worker.sink import Sink, producer_config
 from worker.source import Source, consumer_config, partition_count
 
@@ -59,7 +61,8 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     plan = feature_plan(pipeline)
     schema = load_schema(pipeline.source.schema_ref, pipeline.base)
     codec = _input_codec(pipeline, schema)
-    model = _model(pipeline, plan)
+    meter = Meter(pipeline.name, registry)
+    scorer = _scorer(pipeline, plan, meter)
     decision = decision_policy(pipeline)
     properties = pipeline.kafka.client_properties()
     source = Source(
@@ -84,7 +87,6 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         )
         for lookup in plan.lookups
     )
-    meter = Meter(pipeline.name, registry)
     decode_plan = DecodePlan(
         key=pipeline.source.key,
         event_time=pipeline.source.event_time,
@@ -113,9 +115,9 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         lanes=lanes,
         lookups=lookups,
         batcher=Batcher(batch_policy(pipeline)),
-        model=model,
+        scorer=scorer,
         decision=decision,
-        stamp=_stamp(pipeline, plan, model, decision),
+        stamp=_stamp(pipeline, plan, scorer, decision),
         score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
         scores_topic=pipeline.outputs.scores or "",
@@ -157,24 +159,28 @@ def _registry(url: str | None) -> Registry | None:
     return Registry(RegistrySettings(url=str(url))) if url else None
 
 
-def _model(pipeline: Pipeline, plan: FeaturePlan) -> Model | None:
+def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | None:
     ref = pipeline.model
-    return None if ref is None else load_model(ref.folder, plan, ref.device)
+    if ref is None:
+        return None
+    return Scorer(
+        partial(load_model, ref.folder, plan, ref.device), on_step=meter.stands_on, pipeline=pipeline.name
+    )
 
 
 def _stamp(
-    pipeline: Pipeline, plan: FeaturePlan, model: Model | None, decision: DecisionPolicy | None
+    pipeline: Pipeline, plan: FeaturePlan, scorer: Scorer | None, decision: DecisionPolicy | None
 ) -> Stamp:
     return Stamp(
         source_topic=pipeline.source.topic,
-        model=model.card.name if model else "",
-        model_version=model.card.version if model else "",
+        model=scorer.card.name if scorer else "",
+        model_version=scorer.card.version if scorer else "",
         policy_version=str(pipeline.policy_version),
         event_id=pipeline.source.event_id,
         severities=decision.severities if decision else (),
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,
-        reference=dict(model.card.reference) if model else {},
+        reference=dict(scorer.card.reference) if scorer else {},
     )
 
 

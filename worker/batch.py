@@ -70,7 +70,7 @@ class Features:
     is_muted: NDArray[np.bool_]  # (n,) the outcome is already published: state only
     late: NDArray[np.bool_]  # (n,) too late to count in later windows
     incomplete: NDArray[np.bool_]  # (n,) some window reaches back over something forgotten
-    degraded: NDArray[np.bool_]  # (n,) a lookup was older than allowed, or missing
+    degradation: NDArray[np.uint8]  # (n,) worst step of worker.degradation that the features stand on
     lookup_age_ms: NDArray[np.int64]  # (n,) how far behind the oldest lookup was; -1 without lookups
 
 
@@ -119,7 +119,7 @@ def join(parts: list[Batch]) -> Batch:
             is_muted=flat([f.is_muted for f in features]),
             late=flat([f.late for f in features]),
             incomplete=flat([f.incomplete for f in features]),
-            degraded=flat([f.degraded for f in features]),
+            degradation=flat([f.degradation for f in features]),
             lookup_age_ms=flat([f.lookup_age_ms for f in features]),
         ),
     )

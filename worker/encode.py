@@ -13,9 +13,11 @@ from schemas.schema import load_schema
 from schemas.table import to_table
 from worker.batch import Batch
 from worker.decide import LIFECYCLES, NONE, Decisions
+from worker.degradation import STEPS, WHOLE
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
+_STEPS = pa.array(STEPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,9 @@ def score_table(
         "policy_version": stamp.policy_version,
         "late": features.late[rows],
         "incomplete": features.incomplete[rows],
-        "degraded": features.degraded[rows],
+        "degraded": features.degradation[rows] != WHOLE,
         "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0),
+        "degradation": _STEPS.take(pa.array(features.degradation[rows])),
     }
     return to_table(SCORE, columns, rows=len(rows))
 

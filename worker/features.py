@@ -14,6 +14,7 @@ from feature_cache.sequences import apply_sequences
 from feature_cache.windows import aggregate_codes, apply_windows
 from worker.batch import Events, Features
 from worker.config import CalendarFeature
+from worker.degradation import STALE_LOOKUP
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
@@ -61,13 +62,13 @@ def enrich(
     """
     n = len(events)
     scalars = np.zeros((n, len(plan.names)))
-    late, incomplete, degraded = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    late, incomplete, degradation = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.uint8)
     lookup_age_ms = np.full(n, -1, np.int64)
     for lookup in lookups:
         found = lookup.read(events, may_wait)
         scalars[:, lookup.columns] = found.values
         incomplete |= found.incomplete
-        degraded |= found.is_stale
+        degradation[found.is_stale] = STALE_LOOKUP
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
     slots, loaded, new = lanes.load(events.keys, events.partition)
     meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
@@ -84,7 +85,7 @@ def enrich(
         is_muted=_advance(events, lanes),
         late=late,
         incomplete=incomplete,
-        degraded=degraded,
+        degradation=degradation,
         lookup_age_ms=lookup_age_ms,
     )
 

@@ -11,7 +11,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from worker.batch import Features
-from worker.exits import Exit, StopWorker
 from worker.model_file import ModelCard, check_sha256, load_model_card
 from worker.plan import FeaturePlan
 
@@ -45,7 +44,12 @@ class Model:
 
 
 def infer(model: Model, features: Features) -> NDArray[np.float32]:
-    """(n,) scores of the batch; not finite where the model could not say."""
+    """(n,) scores of the batch; not finite where the model could not say.
+
+    Raises:
+        ModelError: the model does not give one score a row.
+        Exception: whatever ONNX Runtime raises; worker.scoring tells whose fault it is.
+    """
     tensors = {
         feed.tensor: np.ascontiguousarray(
             features.scalars[:, feed.columns] if feed.sequence is None else features.sequences[feed.sequence],
@@ -53,13 +57,13 @@ def infer(model: Model, features: Features) -> NDArray[np.float32]:
         )
         for feed in model.feeds
     }
-    try:
-        return _run(model.session, model.card, tensors)
-    except Exception as error:
-        if model.device == "cpu":
-            raise
-        # After most CUDA errors the process can no longer use the device, whatever it returns.
-        raise StopWorker(Exit.DEVICE, f"{model.device} failed: {_first_line(error)}") from error
+    scores = _run(model.session, model.card, tensors)
+    if scores.shape != (len(features.scalars),):
+        raise ModelError(
+            f"{model.card.name} {model.card.version}: found {scores.shape} scores, expected one for each of "
+            f"{len(features.scalars)} rows"
+        )
+    return scores
 
 
 def _run(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -87,7 +91,7 @@ def load_model(folder: Path, plan: FeaturePlan, device: str) -> Model:
     check_sha256(card)
     session, ran_on = _open(folder / card.file, device)
     model = Model(card=card, session=session, feeds=_feeds(card, plan, session, folder), device=ran_on)
-    _check_golden(model, folder)
+    check_golden(model)
     _warm(model, plan)
     return model
 
@@ -122,7 +126,7 @@ def _session(path: Path, device: str) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised too; logged, they would show feature values
     provider: Any = _PROVIDERS[kind]
     if kind != "cpu":
         # Without these, a missing library or an unsupported node would silently be a CPU session.
@@ -179,9 +183,13 @@ def _feeds(card: ModelCard, plan: FeaturePlan, session: Any, folder: Path) -> tu
     return tuple(feeds)
 
 
-def _check_golden(model: Model, folder: Path) -> None:
-    """Score the recorded rows and compare: a wrong build, device or file shows here and not in production."""
-    path = folder / "golden.npz"
+def check_golden(model: Model) -> None:
+    """Score the recorded rows and compare: a wrong build, device or file shows here and not in production.
+
+    Raises:
+        ModelError: the scores are not those expected, or there are none.
+    """
+    path = model.card.folder / "golden.npz"
     if not path.exists():
         raise ModelError(f"{path}: not found, expected inputs and their expected scores")
     try:

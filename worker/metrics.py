@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from worker.degradation import STEPS
+
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 STAGES = ("poll", "decode", "features", "infer", "decide", "encode", "send", "commit", "write")
@@ -48,7 +50,10 @@ class Families:
         self.hot_rows = gauge("hot_rows", "Rows in process memory.")
         self.late = counter("late", "Events too late to count in later windows.")
         self.incomplete = counter("incomplete", "Scores whose windows reach back over something forgotten.")
-        self.degraded = counter("degraded", "Scores with a lookup older than allowed.")
+        self.degraded = counter("degraded", "Scores that something stood in for.", "step")
+        self.degradation = gauge(
+            "degradation", "Step that scores stand on: 0 the model, 3 its spare, 4 rules."
+        )
         self.state_writes = counter("state_writes", "Writes of a lane's rows: ok, unavailable.", "result")
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
 
@@ -78,7 +83,8 @@ class Meter:
         self._rows = {result: f.rows.labels(pipeline, result) for result in ("hit", "loaded", "new")}
         self._late = f.late.labels(pipeline)
         self._incomplete = f.incomplete.labels(pipeline)
-        self._degraded = f.degraded.labels(pipeline)
+        self._degraded = {step: f.degraded.labels(pipeline, name) for step, name in enumerate(STEPS) if step}
+        self._degradation = f.degradation.labels(pipeline)
         self._hot_rows = f.hot_rows.labels(pipeline)
 
     def stage(self, stage: str, seconds: float) -> None:
@@ -97,12 +103,20 @@ class Meter:
         self._late.inc(late)
         self._hot_rows.set(hot_rows)
 
-    def scored(self, reason: str, rows: int, incomplete: int, degraded: int) -> None:
-        """A batch left for the model, and why."""
+    def scored(
+        self, reason: str, rows: int, incomplete: NDArray[np.bool_], degradation: NDArray[np.uint8]
+    ) -> None:
+        """A batch left for the model, and why; the columns are those of its (n,) scores."""
         self._families.batches.labels(self._pipeline, reason).inc()
         self._batch_rows.observe(rows)
-        self._incomplete.inc(incomplete)
-        self._degraded.inc(degraded)
+        self._incomplete.inc(int(incomplete.sum()))
+        counts = np.bincount(degradation, minlength=len(STEPS)).tolist()
+        for step, counter in self._degraded.items():
+            counter.inc(counts[step])
+
+    def stands_on(self, step: int) -> None:
+        """What gives the scores from now on: a step of worker.degradation."""
+        self._degradation.set(step)
 
     def sent(self, scores: int, waits_s: NDArray[np.float64]) -> None:
         """Scores were handed to the client; waits_s is (n,) since each record's own timestamp."""

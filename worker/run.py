@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -26,10 +26,10 @@ from worker.decode import DecodePlan, decode
 from worker.encode import Stamp, alert_rows, score_table
 from worker.exits import Exit, StopWorker
 from worker.features import enrich
-from worker.infer import Model, infer
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
+from worker.scoring import Scorer, unscored
 from worker.sink import Sink
 from worker.source import Source
 
@@ -51,7 +51,7 @@ class Line:
     lanes: Lanes
     lookups: tuple[Lookup, ...]
     batcher: Batcher
-    model: Model | None  # None: the pipeline only keeps features
+    scorer: Scorer | None  # None: the pipeline only keeps features
     decision: DecisionPolicy | None
     stamp: Stamp
     score_codec: Codec | None
@@ -168,18 +168,17 @@ class Worker:
 
     def _score(self, batch: Batch, reason: str) -> None:
         """Score, decide and publish one batch; its offsets then wait for the commit."""
-        line, model = self.line, self.line.model
-        if model is not None and len(batch):
+        line = self.line
+        if line.scorer is not None and len(batch):
             with self._timed("infer"):
-                scores = infer(model, batch.features)
-            is_scored = np.isfinite(scores)
+                scored = line.scorer.score(batch.features, self._now_ms())
+            scores = scored.scores
+            batch = replace(batch, features=replace(batch.features, degradation=scored.degradation))
             decisions = self._decide(batch, scores)
-            rows = np.flatnonzero(is_scored & ~batch.features.is_muted)
+            rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
             self._publish(batch, scores, decisions, rows)
-            self._reject_unscored(batch, np.flatnonzero(~is_scored))
-            line.meter.scored(
-                reason, len(batch), int(batch.features.incomplete.sum()), int(batch.features.degraded.sum())
-            )
+            self._reject(unscored(batch.events, scored), 0)
+            line.meter.scored(reason, len(batch), batch.features.incomplete, batch.features.degradation)
         for partition, next_offset in batch.events.next_offsets.items():
             # A lane that is still catching up has nothing new to commit.
             if next_offset > line.lanes[partition].mute_until:
@@ -245,23 +244,6 @@ class Worker:
         line.sink.send_rejects(fresh)
         for reject in fresh:
             line.meter.dead_letter(reject.reason)
-
-    def _reject_unscored(self, batch: Batch, rows: NDArray[np.int64]) -> None:
-        events = batch.events
-        self._reject(
-            [
-                Rejected(
-                    message=events.messages[row],
-                    partition=int(events.partition[row]),
-                    offset=int(events.offset[row]),
-                    stage="score",
-                    reason="score_not_finite",
-                    detail="the model gave NaN or infinity for this event",
-                )
-                for row in rows.tolist()
-            ],
-            0,
-        )
 
     def _commit(self) -> None:
         """Make everything published count, and then, when due, the rows that go with it."""

@@ -87,7 +87,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
         now_ms = time.monotonic() * 1000
         said = []
         for worker in workers:
-            model = worker.line.model
+            scorer = worker.line.scorer
             age_s = (now_ms - worker.looped_at_ms) / 1000
             worker.line.meter.loop_age(age_s)
             said.append(
@@ -95,7 +95,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
                     pipeline=worker.line.name,
                     loop_age_s=age_s,
                     is_ready=worker.is_ready,
-                    device=model.device if model else "",
+                    device=scorer.device if scorer else "",
                 )
             )
         return said
@@ -122,7 +122,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
             "pipeline starts",
             pipeline=worker.line.name,
             topic=worker.line.topic,
-            device=worker.line.model.device if worker.line.model else None,
+            device=worker.line.scorer.device if worker.line.scorer else None,
         )
         thread.start()
     while not stop.is_set():

@@ -21,8 +21,10 @@ START_MS = 1_760_000_000_000  # 2025-10-09
 Place = tuple[int, int]  # source partition and offset: what identifies a record whatever it says
 
 
-def transactions(count: int, *, seed: int = 0, customers: int = 200) -> tuple[list[bytes], list[bytes]]:
-    """Keys and values of transactions over forty days, in event-time order."""
+def transactions(
+    count: int, *, seed: int = 0, customers: int = 200, odd_share: float = 0.0, odd_amount: float = 0.0
+) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of transactions over forty days, in event-time order; a share has the odd amount."""
     rng = np.random.default_rng(seed)
     schema = load_schema("transaction")
     customer = [f"C{i}" for i in rng.integers(0, customers, count).tolist()]
@@ -33,7 +35,11 @@ def transactions(count: int, *, seed: int = 0, customers: int = 200) -> tuple[li
             "event_time": np.sort(rng.integers(0, 40 * 86_400_000, count)) + START_MS,
             "customer_id": customer,
             "terminal_id": [f"T{i}" for i in rng.integers(0, 300, count).tolist()],
-            "amount": np.round(rng.gamma(2.0, 40.0, count), 2),
+            "amount": np.where(
+                np.random.default_rng(seed + 1).random(count) < odd_share,
+                odd_amount,
+                np.round(rng.gamma(2.0, 40.0, count), 2),
+            ),
         },
     )
     return [key.encode() for key in customer], Codec(schema, "single_object").encode(table)

@@ -232,8 +232,10 @@ def test_every_event_schema_comes_back_as_it_went() -> None:
 
 def _sample(schema: Schema, count: int) -> pa.RecordBatch:
     columns = {}
-    for field in schema.arrow:
-        if pa.types.is_string(field.type):
+    for field, node in zip(schema.arrow, [f.node for f in schema.tree.fields], strict=True):
+        if node.kind == "enum":
+            columns[field.name] = pa.array([node.symbols[i % len(node.symbols)] for i in range(count)])
+        elif pa.types.is_string(field.type):
             columns[field.name] = pa.array([f"{field.name}-{i}" for i in range(count)])
         elif pa.types.is_boolean(field.type):
             columns[field.name] = pa.array([i % 3 == 0 for i in range(count)])

@@ -14,6 +14,7 @@ from tests.builders import Message, event_schema, events, features, records, tab
 from worker.batch import Batch
 from worker.decide import CLEARED, NONE, RAISED, UPDATED, Decisions
 from worker.decode import DecodePlan, decode
+from worker.degradation import STALE_LOOKUP, WHOLE
 from worker.encode import SCORE, Stamp, alert_rows, score_table
 from worker.model_file import Reference
 
@@ -38,7 +39,7 @@ BATCH = Batch(
         lookup_age_ms=[0, -1, 2**53],
         late=[True, False, False],
         incomplete=[False, True, False],
-        degraded=[False, False, True],
+        degradation=[WHOLE, WHOLE, STALE_LOOKUP],
     ),
 )
 SCORES = np.array([0.95, 0.5, 0.25], np.float32)
@@ -77,9 +78,10 @@ def test_a_score_says_what_was_scored_by_what_and_how_far_it_can_be_trusted() ->
         "incomplete": False,
         "degraded": False,
         "lookup_age_ms": 0,
+        "degradation": "NONE",
     }
     assert (second["key"], second["incomplete"], second["lookup_age_ms"]) == ("é", True, None)
-    assert (third["degraded"], third["lookup_age_ms"]) == (True, 2**53)
+    assert (third["degraded"], third["degradation"], third["lookup_age_ms"]) == (True, "STALE_LOOKUP", 2**53)
 
 
 def test_only_the_rows_asked_for_are_written_and_stay_together() -> None:

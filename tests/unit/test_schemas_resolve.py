@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from schemas import Codec, Schema, SchemaError, parse_schema
+from schemas import Codec, Schema, SchemaError, load_schema, parse_schema
 from schemas.resolve import mismatch
 from schemas.slow import compile_write
 from schemas.wire import single_object_prefix
@@ -215,3 +215,36 @@ def test_a_union_that_is_no_column_may_be_written_where_nobody_reads_it() -> Non
 
     assert read(writer, reader, [{"a": 1, "odd": "x"}, {"a": 2, "odd": {"k": 1}}])[0] == [{"a": 1}, {"a": 2}]
     assert isinstance(writer.arrow, pa.Schema)
+
+
+OF_SCORE = "event_id key source_topic source_partition source_offset event_time scored_at score model"
+OF_SCORE += " model_version policy_version late incomplete degraded lookup_age_ms"
+OF_ALERT = f"alert_id {OF_SCORE} severity lifecycle reason reasons features"
+IN_0_1_0 = {"score": OF_SCORE.split(), "alert": OF_ALERT.split()}
+
+
+@pytest.mark.parametrize("name", ["score", "alert"])
+def test_outputs_of_now_and_of_0_1_0_are_read_by_each_other(name: str) -> None:
+    now = load_schema(name)
+    fields = [field for field in now.json["fields"] if field["name"] in IN_0_1_0[name]]
+    then = parse_schema(json.dumps({**now.json, "fields": fields}))
+    row = {field["name"]: _some(field["type"]) for field in fields}
+
+    (forward,), rejects = read(
+        now, then, [{**{f["name"]: f.get("default") for f in now.json["fields"]}, **row}]
+    )
+    (backward,), more = read(then, now, [row])
+
+    assert [field["name"] for field in fields] == IN_0_1_0[name], "nothing is moved or taken away"
+    assert rejects == more == []
+    assert {field: backward[field] for field in forward} == forward
+    assert {backward[field["name"]] for field in now.json["fields"] if field not in fields} == {
+        field["default"] for field in now.json["fields"] if field not in fields
+    }
+
+
+def _some(kind: Any) -> Any:
+    """A value of a type."""
+    if isinstance(kind, dict):
+        return {"long": 5, "enum": kind.get("symbols", [""])[0], "array": [], "map": {}}[kind["type"]]
+    return {"string": "x", "int": 3, "long": 4, "float": 0.5, "boolean": True}.get(str(kind))
