@@ -278,20 +278,21 @@ def table_model(table: NDArray[np.float32], width: int) -> bytes:
     """
     return onnx_bytes(
         [
-            ("Gather", ["x", "last"], ["wanted"]),
+            ("Slice", ["x", "last", "end", "one"], ["wanted"]),
             ("Cast", ["wanted"], ["index"]),
-            ("GatherElements", ["table", "index"], ["found"]),
+            ("Gather", ["table", "index"], ["found"]),
             ("Slice", ["x", "zero", "one", "one"], ["first"]),
             ("Mul", ["found", "first"], ["y"]),
         ],
         [("x", FLOAT, ["n", width])],
         [("y", FLOAT, ["n", 1])],
-        attributes={"Gather": {"axis": 1}, "Cast": {"to": 7}},
+        attributes={"Cast": {"to": 7}},
         weights={
-            "table": table.reshape(-1, 1),
-            "last": np.array([width - 1]),
+            "table": table,
             "zero": np.array([0]),
             "one": np.array([1]),
+            "last": np.array([width - 1]),
+            "end": np.array([width]),
         },
     )
 

@@ -32,6 +32,7 @@ from worker.infer import load_model
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
+from worker.rules import scoring_rule
 from worker.run import Line
 from worker.scoring import Scorer
 from worker.sink import Sink, producer_config
@@ -163,8 +164,13 @@ def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | Non
     ref = pipeline.model
     if ref is None:
         return None
+    on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"
     return Scorer(
-        partial(load_model, ref.folder, plan, ref.device), on_step=meter.stands_on, pipeline=pipeline.name
+        partial(load_model, ref.folder, plan, ref.device),
+        load_spare=partial(load_model, ref.folder, plan, "cpu") if on_cpu else None,
+        rule=scoring_rule(str(ref.rules), plan.names, ref.rules_score) if by_rules else None,
+        on_step=meter.stands_on,
+        pipeline=pipeline.name,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from worker.cross_checks import cross_check
+from worker.cross_checks import check_rules, cross_check
 from worker.feature_types import (
     Aggregate,
     CalendarFeature,
@@ -83,6 +83,8 @@ def _load(path: Path, env: Mapping[str, str], readers: tuple[Path, ...]) -> Pipe
         if isinstance(feature, LookupFeature)
     }
     cross_check(pipeline, document, others)
+    if pipeline.model is not None and pipeline.model.rules is not None:
+        check_rules(str(pipeline.model.rules), document, feature_names(pipeline, env))
     return pipeline
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,6 +17,7 @@ from worker.feature_types import (
 from worker.pipeline_types import (
     Pipeline,
 )
+from worker.rules import RuleError, parse_rule
 from worker.yaml_lines import Document, KeyPath, show
 
 NUMERIC = frozenset({"boolean", "int", "long", "float", "double"})
@@ -43,6 +44,18 @@ def cross_check(pipeline: Pipeline, document: Document, others: Mapping[str, Pip
         raise document.error(path, found, expected)
 
 
+def check_rules(text: str, document: Document, names: Sequence[str]) -> None:
+    """Check that model.rules is an expression of these features.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        parse_rule(text, names)
+    except RuleError as error:
+        raise document.error(("model", "rules"), error.found, error.expected) from error
+
+
 def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     outputs = pipeline.outputs
     if pipeline.source.wire == "confluent" and pipeline.source.registry is None:
@@ -57,6 +70,7 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
         yield ("outputs", "alerts"), "nothing", "a topic, as there is a decision"
     if pipeline.model is not None and not (pipeline.model.folder / "model.yaml").is_file():
         yield ("model",), f"no {pipeline.model.folder / 'model.yaml'}", "a model version in that folder"
+    yield from _rules_score(pipeline)
     topics = {"source.topic": pipeline.source.topic}
     for name in ("scores", "alerts", "dead_letters"):
         topic = getattr(outputs, name)
@@ -65,6 +79,23 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
             yield ("outputs", name), show(topic), f"a topic other than that of {other}"
         elif topic is not None:
             topics[f"outputs.{name}"] = topic
+
+
+def _rules_score(pipeline: Pipeline) -> Iterator[Problem]:
+    model, decision = pipeline.model, pipeline.decision
+    if model is None or model.rules is None or decision is None:
+        return
+    least = next(iter(decision.severities.values()))
+    sign = 1 if decision.alert_when == "above" else -1
+    calm = (least - model.rules_score[0]) * sign > (decision.clear_margin or 0)
+    if not calm or (model.rules_score[1] - least) * sign < 0:
+        margin = f" by more than {decision.clear_margin:g}" if decision.clear_margin else ""
+        opposite = "below" if sign == 1 else "above"
+        yield (
+            ("model", "rules_score"),
+            f"[{model.rules_score[0]:g}, {model.rules_score[1]:g}]",
+            f"[no alert, alert]: {opposite} {least:g}{margin}, and at or {decision.alert_when} {least:g}",
+        )
 
 
 def _schema_files(pipeline: Pipeline) -> Iterator[Problem]:

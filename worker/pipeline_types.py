@@ -147,6 +147,26 @@ class ModelRef:
         pattern=r"^(auto|cpu|(cuda|tensorrt):[0-9]{1,3})$",
         description="`auto`, `cpu`, `cuda:N` or `tensorrt:N`; not `auto`: fails when it cannot run there.",
     )
+    when_device_fails: Literal["stop", "cpu"] = Field(
+        default="stop",
+        description="When the GPU fails while running: `stop` (exit code 9), or go on on the `cpu`.",
+    )
+    when_model_fails: Literal["stop", "rules"] = Field(
+        default="stop",
+        description="When the model stops working while running: `stop` (exit code 4), or score by `rules`.",
+    )
+    rules: Text | None = Field(
+        default=None,
+        description="What stands in for the model: comparisons of features, `amount > 220 or night > 0`.",
+    )
+    rules_score: tuple[Number, Number] = Field(
+        default=(0.0, 1.0),
+        description="Score of an event where `rules` do not hold, and where they do.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.when_model_fails == "rules" and self.rules is None:
+            raise wrong("nothing", "the rules that stand in, as when_model_fails is rules", "rules")
 
     @property
     def folder(self) -> Path:

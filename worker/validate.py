@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.schema import load_schema
-from worker.config import LookupFeature, Pipeline, SequenceFeature, WindowFeature
+from worker.config import LookupFeature, ModelRef, Pipeline, SequenceFeature, WindowFeature
 from worker.feeds import Feed, feature_words, model_feeds
 from worker.key_types import write_duration, write_size
 from worker.model_file import ModelCard, check_sha256, load_model_card, show_shape
@@ -243,7 +243,18 @@ def _scores(planned: Plan) -> list[str]:
         *lines,
         "",
         f"  score: output {card.output.tensor}{column}, a {card.output.meaning.replace('_', ' ')}",
+        *_stands_in(model),
     ]
+
+
+def _stands_in(model: ModelRef) -> list[str]:
+    lines = []
+    if model.when_device_fails == "cpu":
+        lines.append("  when the device fails: the same model on the CPU")
+    if model.when_model_fails == "rules":
+        no, yes = model.rules_score
+        lines.append(f"  when the model fails: {yes:g} where {shown(model.rules or '')}, else {no:g}")
+    return lines
 
 
 def _decides(planned: Plan) -> list[str]:

@@ -18,6 +18,8 @@ from feature_cache.store import LaneMeta, MemoryStore
 from schemas.schema import parse_schema
 from tests.builders import EVENT_AVSC, METER, Clock, events, pipeline
 from worker.batch import Events
+from worker.config import load_pipeline
+from worker.degradation import STALE_LOOKUP, WHOLE
 from worker.features import enrich
 from worker.lookups import Lookup
 from worker.plan import FeaturePlan, feature_plan
@@ -174,6 +176,18 @@ def test_an_owner_that_has_stored_nothing_gives_the_default_and_says_so(make: Ma
     assert found.is_stale.tolist() == [True]
     assert found.age_ms[0] > 10**12
     assert not found.incomplete.any()
+
+
+def test_a_lookup_that_is_too_old_is_on_the_score(make: Make, tmp_path: Path) -> None:
+    owner, lookup = make(", max_age: 1s")
+    owner.mark(100)
+    plan = feature_plan(load_pipeline(tmp_path / "p.yaml", {}))
+    lanes = Lanes(HotRows(plan.layout, 16), MemoryStore(), "g", "in")
+    lanes.take(0, committed=None, start=0, low=0, high=2**40, now_ms=1)
+
+    found = enrich(asks([100, 101, 102], ["t1"] * 3), plan, lanes, (lookup,), METER)
+
+    assert found.degradation.tolist() == [WHOLE, WHOLE, STALE_LOOKUP]
 
 
 def test_a_terminal_never_seen_by_an_owner_that_is_up_to_date_is_zero_and_fresh(make: Make) -> None:

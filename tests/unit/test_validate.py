@@ -89,8 +89,22 @@ def test_the_maintenance_pipeline_feeds_a_sequence() -> None:
     assert len(planned.feeds) == 14
 
 
+def test_what_stands_in_for_the_model_is_said(tmp_path: Path) -> None:
+    allowed = {
+        "when_device_fails: stop": "when_device_fails: cpu",
+        "when_model_fails: stop": "when_model_fails: rules",
+    }
+
+    text = describe(load_pipeline(changed(tmp_path, allowed), {}), {})
+
+    assert "when the device fails: the same model on the CPU" in text
+    assert "when the model fails: 1 where amount > 220 or customer.count_1d > 20, else 0" in text
+
+
 def test_a_model_input_that_nothing_feeds_stops_it(tmp_path: Path) -> None:
-    pipeline = load_pipeline(changed(tmp_path, {"  customer:  ": "  client:  "}), {})
+    pipeline = load_pipeline(
+        changed(tmp_path, {"  customer:  ": "  client:  ", "customer.count_1d > 20": "night > 0"}), {}
+    )
     card = (tmp_path / "models" / "fraud" / "1" / "model.yaml").read_text()
     line = card[: card.index("customer.count_1d")].count("\n") + 1
 
