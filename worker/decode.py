@@ -51,14 +51,18 @@ class _Verdict:
 def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tuple[Events, list[Rejected]]:
     """Turn records into events.
 
+    What becomes of a record depends on the record alone, or reading it again would give another state: an
+    event time in the future is one ahead of the record's own Kafka timestamp, not of the wall clock.
+
     Args:
-        now_us: wall clock, for the bound on event times in the future.
+        now_us: wall clock, only for records that have no Kafka timestamp.
 
     Returns:
         The events in the order of their records, and every other record with its reason; together they
         account for all records but time markers. Never raises on bad input.
     """
-    complete_us, markers, rejected = _time_markers(records, plan, now_us)
+    latest_us = _latest_us(records, plan, now_us)
+    complete_us, markers, rejected = _time_markers(records, latest_us)
     decoded = codec.decode(records.values)
     rejected += [
         _rejected(records, reject.row, "decode", reject.reason, reject.detail)
@@ -67,7 +71,7 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
     ]
     table, rows = decoded.table, decoded.rows
     keys = records.keys if len(rows) == len(records) else [records.keys[row] for row in rows.tolist()]
-    event_us, verdict = _validate(table, keys, plan, now_us)
+    event_us, verdict = _validate(table, keys, plan, latest_us[rows])
     if verdict.why:
         for row, (reason, detail) in sorted(verdict.why.items()):
             rejected.append(_rejected(records, int(rows[row]), "validate", reason, detail))
@@ -106,7 +110,7 @@ def _rejected(records: Records, row: int, stage: str, reason: str, detail: str) 
 
 
 def _time_markers(
-    records: Records, plan: DecodePlan, now_us: int
+    records: Records, latest_us: NDArray[np.int64]
 ) -> tuple[dict[int, int], set[int], list[Rejected]]:
     """Event time declared complete by partition, the rows that are markers, and markers that are none."""
     complete_us: dict[int, int] = {}
@@ -114,14 +118,13 @@ def _time_markers(
     rejected: list[Rejected] = []
     if None not in records.values:
         return complete_us, rows, rejected
-    latest_ms = _latest_us(plan, now_us) // 1000
     for row, value in enumerate(records.values):
         said = [] if value is not None else records.messages[row].headers() or ()
         text = next((text for name, text in said if name == TIME_MARKER), None)
         if text is None or not text.isdigit():
             continue  # a record without a value, whatever its headers say
         rows.add(row)
-        if len(text) > _MARKER_DIGITS or int(text) > latest_ms:
+        if len(text) > _MARKER_DIGITS or int(text) > latest_us[row] // 1000:
             detail = f"{TIME_MARKER} is not a time in milliseconds that source.max_future allows"
             rejected.append(_rejected(records, row, "validate", "event_time_in_future", detail))
             continue
@@ -130,26 +133,30 @@ def _time_markers(
     return complete_us, rows, rejected
 
 
-def _latest_us(plan: DecodePlan, now_us: int) -> int:
-    """The newest event time that is taken."""
-    return _LATEST_US if plan.max_future_us is None else min(_LATEST_US, now_us + plan.max_future_us)
+def _latest_us(records: Records, plan: DecodePlan, now_us: int) -> NDArray[np.int64]:
+    """(n,) the newest event time that is taken from each record."""
+    if plan.max_future_us is None:
+        return np.full(len(records), _LATEST_US, np.int64)
+    produced_ms = np.minimum(records.produced_ms, _LATEST_US // 1000)  # a producer may claim any timestamp
+    known_us = np.where(produced_ms >= 0, produced_ms * 1000, now_us)
+    latest_us: NDArray[np.int64] = np.minimum(known_us + plan.max_future_us, _LATEST_US)
+    return latest_us
 
 
 def _validate(
-    table: pa.RecordBatch, keys: list[bytes | None], plan: DecodePlan, now_us: int
+    table: pa.RecordBatch, keys: list[bytes | None], plan: DecodePlan, latest_us: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], _Verdict]:
     """(n,) event time in microseconds, and which rows may be scored."""
     verdict = _Verdict(keep=np.ones(table.num_rows, np.bool_))
     time = table.column(plan.event_time)
     ticks = _int64(time)
-    latest = _latest_us(plan, now_us)
     if time.null_count:
         verdict.reject(_nulls(time), "null_event_time", f"{plan.event_time} is null, expected a time")
     verdict.reject(ticks < 0, "event_time_too_old", f"{plan.event_time} is before 1970-01-01")
     verdict.reject(
-        ticks > latest // plan.time_unit_us,
+        ticks > latest_us // plan.time_unit_us,
         "event_time_in_future",
-        f"{plan.event_time} is further ahead of the clock than source.max_future allows",
+        f"{plan.event_time} is further ahead of the record's timestamp than source.max_future allows",
     )
     for name in plan.finite:
         column = table.column(name)

@@ -118,7 +118,8 @@ class Source:
     )
     max_future_us: DurationUs | None = Field(
         default=UNITS_US["h"],
-        description="An event further ahead of the clock than this is a dead letter; `null` allows any.",
+        description="An event further ahead of its Kafka timestamp than this is a dead letter; "
+        "`null` allows any.",
     )
     partitioner: Literal["murmur2", "crc32"] = Field(
         default="murmur2", description="How producers choose the partition of a key."
@@ -267,6 +268,11 @@ class State:
     )
     hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")
     write_interval_ms: DurationMs = Field(default=1_000, description="Time between writes of changed rows.")
+    rebuild: Literal["auto", "windows", "beginning"] = Field(
+        default="auto",
+        description="Where lost rows are rebuilt from: one longest window back (`windows`), the `beginning`, "
+        "or `auto`: `windows` where nothing but windows is kept.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -284,6 +285,44 @@ def test_a_reject_says_where_it_came_from_and_keeps_its_message() -> None:
 
     assert [(r.partition, r.offset, r.message) for r in rejected] == [(3, 41, bad)]
     assert rejected[0].detail
+
+
+YEAR_MS = 365 * 24 * 3_600_000
+
+
+@pytest.mark.parametrize("read_after_ms", [-YEAR_MS, -1, 0, YEAR_MS])
+def test_a_record_is_judged_alike_whenever_it_is_read(read_after_ms: int) -> None:
+    """Else one refused as of the future would be part of its key's history when it is read after a crash."""
+    good, ahead = message(CODEC, 0), message(CODEC, 1, time=GOOD_MS + 3_600_001)
+    polled = records([good, ahead, marker(b"%d" % (GOOD_MS + 3_600_001), 2)])
+
+    events, rejected = decode(polled, CODEC, PLAN, NOW_US + read_after_ms * 1000)
+
+    assert events.offset.tolist() == [0]
+    assert events.complete_us == {}
+    assert sorted(r.offset for r in rejected) == [1, 2]
+
+
+def test_only_a_record_without_a_timestamp_is_judged_by_the_clock() -> None:
+    polled = replace(
+        records([message(CODEC, 0), message(CODEC, 1, time=GOOD_MS + 3_600_001)]),
+        produced_ms=np.array([-1, -1]),
+    )
+
+    assert decode(polled, CODEC, PLAN, NOW_US)[0].offset.tolist() == [0]
+    assert decode(polled, CODEC, PLAN, NOW_US + 1000)[0].offset.tolist() == [0, 1]
+
+
+def test_a_timestamp_beyond_all_times_does_not_overflow() -> None:
+    polled = replace(
+        records([message(CODEC, 0), message(CODEC, 1, time=I64 // 1000 - 1)]),
+        produced_ms=np.array([I64 - 1, I64 - 1]),
+    )
+
+    events, rejected = decode(polled, CODEC, PLAN, NOW_US)
+
+    assert events.offset.tolist() == [0]
+    assert [r.reason for r in rejected] == ["event_time_in_future"]
 
 
 # Time markers.
