@@ -26,25 +26,25 @@ MISSING = "no real "  # opens every skip reason made here, so that the summary f
 @pytest.fixture(scope="session")
 def kafka_bootstrap() -> Iterator[str]:
     """Bootstrap address of a real Kafka broker, host:port, kept for the whole session."""
-    yield from _or_missing("Kafka", kafka_address)
+    yield from or_missing("Kafka", kafka_address)
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """URL of a real Redis, kept for the whole session."""
-    yield from _or_missing("Redis", redis_address)
+    yield from or_missing("Redis", redis_address)
 
 
 @pytest.fixture
 def own_broker() -> Iterator[Service]:
     """A broker of this test alone, to kill, pause and start again; its `address` is the bootstrap."""
-    yield from _or_missing("Kafka", start_broker)
+    yield from or_missing("Kafka", start_broker)
 
 
 @pytest.fixture
 def own_redis() -> Iterator[Service]:
     """A Redis of this test alone, to kill, pause and start again; its `address` is the URL."""
-    yield from _or_missing("Redis", start_redis)
+    yield from or_missing("Redis", start_redis)
 
 
 @pytest.fixture
@@ -101,7 +101,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-def _or_missing(service: str, begin: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+def or_missing(service: str, begin: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """Give the service for as long as the fixture lives, or skip (in CI: fail) saying why."""
     with ExitStack() as stack:
         try:
             given = stack.enter_context(begin())

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from feature_cache.lanes import Lanes
@@ -32,6 +33,7 @@ from worker.infer import load_model
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
+from worker.rights import check_rights
 from worker.rules import scoring_rule
 from worker.run import Line
 from worker.scoring import Scorer
@@ -76,6 +78,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         pipeline.source.topic,
     )
     source.partition_count()  # a topic that does not exist stops the start
+    check_rights(pipeline, AdminClient({**properties, "log_level": 0}))
     store = open_store(str(pipeline.state.store))
     lanes = Lanes(
         HotRows(plan.layout, pipeline.state.hot_rows), store, pipeline.kafka.group, pipeline.source.topic

@@ -14,9 +14,11 @@ from schemas.registry import Registry, RegistrySettings
 from schemas.schema import load_schema
 from worker.assemble import store_opener
 from worker.config import Pipeline
-from worker.exits import StopWorker
+from worker.exits import Exit, StopWorker
 from worker.infer import ModelError, load_model
 from worker.plan import feature_plan
+from worker.refusals import Refusals
+from worker.rights import missing_rights
 from worker.source import partition_count
 from worker.yaml_lines import ConfigError
 
@@ -67,13 +69,21 @@ def _check(what: str, check: Callable[[], str], do: str) -> Finding:
         return Finding(what=what, works=False, found=f"{type(error).__name__}: {error}", do=do)
 
 
-def _admin(pipeline: Pipeline) -> AdminClient:
-    return AdminClient({**pipeline.kafka.client_properties(), "socket.timeout.ms": 5000, "log_level": 0})
+def _admin(pipeline: Pipeline, refusals: Refusals) -> AdminClient:
+    settings = {"socket.timeout.ms": 5000, "log_level": 0, "error_cb": refusals.note}
+    return AdminClient({**pipeline.kafka.client_properties(), **settings})
 
 
 def _kafka(pipeline: Pipeline) -> Finding:
+    refusals = Refusals()
+
     def check() -> str:
-        brokers = _admin(pipeline).list_topics(timeout=5).brokers
+        admin = _admin(pipeline, refusals)
+        try:
+            brokers = admin.list_topics(timeout=5).brokers
+        except KafkaException as error:
+            admin.poll(0)  # runs error_cb
+            raise StopWorker(Exit.KAFKA, refusals.reason or error.args[0].str()) from error
         return f"{len(brokers)} broker(s): " + ", ".join(f"{b.host}:{b.port}" for b in brokers.values())
 
     return _check(
@@ -84,16 +94,31 @@ def _kafka(pipeline: Pipeline) -> Finding:
 def _topics(pipeline: Pipeline) -> list[Finding]:
     outputs = pipeline.outputs
     topics = [pipeline.source.topic, outputs.scores, outputs.alerts, outputs.dead_letters]
-    client = _admin(pipeline)
+    client = _admin(pipeline, Refusals())
     return [
-        _check(
-            f"topic {topic}"[:40],
-            lambda t=topic: f"{partition_count(client, t)} partition(s)",  # type: ignore[misc]
-            f"create topic {topic}, or name another in {pipeline.path}",
-        )
-        for topic in topics
-        if topic
+        *(
+            _check(
+                f"topic {topic}"[:40],
+                lambda t=topic: f"{partition_count(client, t)} partition(s)",  # type: ignore[misc]
+                f"create topic {topic}, or name another in {pipeline.path}",
+            )
+            for topic in topics
+            if topic
+        ),
+        _rights(pipeline, client),
     ]
+
+
+def _rights(pipeline: Pipeline, client: AdminClient) -> Finding:
+    def check() -> str:
+        missing = list(missing_rights(pipeline, client))
+        if missing:
+            raise StopWorker(Exit.KAFKA, f"missing: {'; '.join(missing)}")
+        return "may read the input and write the outputs"
+
+    return _check(
+        "rights", check, "grant them with kafka-acls.sh; docs/security.md lists all that are needed"
+    )
 
 
 def _store(pipeline: Pipeline) -> Finding:

@@ -8,6 +8,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.batch import Rejected
 from worker.exits import Exit, StopWorker
+from worker.refusals import Refusals
+from worker.rights import unauthorized
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
@@ -53,7 +55,10 @@ class Sink:
 
     def __init__(self, config: dict[str, Any], *, pipeline: str, dead_letters: str) -> None:
         self._failed: list[str] = []
-        self._producer = Producer({**config, "on_delivery": self._on_delivery})
+        self.refusals = Refusals()
+        self._producer = Producer(
+            {**config, "on_delivery": self._on_delivery, "error_cb": self.refusals.note}
+        )
         self._is_transactional = "transactional.id" in config
         self._is_open = False
         self._pipeline = pipeline
@@ -62,10 +67,11 @@ class Sink:
             try:
                 self._producer.init_transactions(_INIT_S)
             except KafkaException as error:
+                name = config["transactional.id"]
+                why = self.refusals.reason or error.args[0].str()
+                missing = unauthorized(error.args[0], transactional_id=name)
                 raise StopWorker(
-                    Exit.KAFKA,
-                    f"transactions cannot start: {error.args[0].str()}: is the broker reachable, is "
-                    f"transactional id {config['transactional.id']!r} allowed?",
+                    Exit.KAFKA, missing or f"transactions of {name!r} cannot start: {why}"
                 ) from error
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:

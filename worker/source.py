@@ -11,8 +11,11 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 
 from worker.batch import Records
 from worker.exits import Exit, StopWorker
+from worker.refusals import Refusals
+from worker.rights import unauthorized
 
 _METADATA_S = 10.0
+_ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
 _PRODUCER_ONLY = (
     "acks",
@@ -64,15 +67,17 @@ class Source:
         topic: str,
         now_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
     ) -> None:
-        self.consumer = Consumer(config)
+        self.refusals = Refusals()
+        self.consumer = Consumer({**config, "error_cb": self.refusals.note})
         self._topic = topic
+        self._group = str(config["group.id"])
         self._now_ms = now_ms
         self.first_at_ms = now_ms()  # when the first record of the last poll was here
         self.is_drained = True  # the last poll took all that was here
 
     def partition_count(self) -> int:
         """Partitions of the input topic; StopWorker when it does not exist."""
-        return partition_count(self.consumer, self._topic)
+        return partition_count(self.consumer, self._topic, self.refusals)
 
     def subscribe(
         self, on_assign: Callable[[list[int]], dict[int, int]], on_revoke: Assigned, on_lost: Assigned
@@ -135,7 +140,7 @@ class Source:
         self.is_drained = len(messages) < room
         good = [m for m in messages if m.error() is None]
         if len(good) < len(messages):
-            _raise_unless_transient([m.error() for m in messages if m.error() is not None])
+            self._raise_unless_transient([m.error() for m in messages if m.error() is not None])
         if not good:
             return None
         n = len(good)
@@ -152,20 +157,29 @@ class Source:
         """Leave the group; runs on_revoke for what is still assigned."""
         self.consumer.close()
 
+    def _raise_unless_transient(self, errors: list[Any]) -> None:
+        for error in errors:
+            missing = unauthorized(error, topic=self._topic, group=self._group)
+            if missing is not None:
+                raise StopWorker(Exit.KAFKA, missing)
+            if error.code() not in _TRANSIENT and not error.retriable():
+                raise StopWorker(Exit.KAFKA, f"reading failed: {error.str()}")
 
-def partition_count(client: Any, topic: str) -> int:
+
+def partition_count(client: Any, topic: str, refusals: Refusals | None = None) -> int:
     """Partitions of a topic.
 
+    Args:
+        client: any client.
+        topic: which topic.
+        refusals: what the client's error_cb has noted.
+
     Raises:
-        StopWorker: Kafka cannot be reached, or the topic does not exist.
+        StopWorker: Kafka cannot be reached or does not let us in, or the topic does not exist.
     """
-    try:
-        found = client.list_topics(topic, timeout=_METADATA_S).topics[topic]
-    except KafkaException as error:
-        raise StopWorker(
-            Exit.KAFKA,
-            f"no broker answered within {_METADATA_S:g} s ({error.args[0].str()}): is kafka.bootstrap right?",
-        ) from error
+    found = _metadata(client, topic, refusals or Refusals())
+    if found.error is not None and (missing := unauthorized(found.error, topic=topic)) is not None:
+        raise StopWorker(Exit.KAFKA, missing)
     if not found.partitions:
         raise StopWorker(
             Exit.KAFKA, f"topic {topic!r} does not exist: create it, or mend the name in the file"
@@ -173,7 +187,22 @@ def partition_count(client: Any, topic: str) -> int:
     return len(found.partitions)
 
 
-def _raise_unless_transient(errors: list[Any]) -> None:
-    for error in errors:
-        if error.code() not in _TRANSIENT and not error.retriable():
-            raise StopWorker(Exit.KAFKA, f"reading failed: {error.str()}")
+def _metadata(client: Any, topic: str, refusals: Refusals) -> Any:
+    give_up_s = time.monotonic() + _METADATA_S
+    while True:
+        try:
+            return client.list_topics(topic, timeout=_ASK_AGAIN_S).topics[topic]
+        except KafkaException as error:
+            client.poll(0)  # runs error_cb
+            if refusals.is_definite or time.monotonic() >= give_up_s:
+                why = refusals.reason or error.args[0].str()
+                raise StopWorker(Exit.KAFKA, _no_broker(why, refusals.is_definite)) from error
+
+
+def _no_broker(why: str, is_refusal: bool) -> str:
+    if is_refusal:
+        return f"Kafka does not let this worker in: {why}"
+    return (
+        f"no broker answered within {_METADATA_S:g} s ({why}): are kafka.bootstrap and, in kafka.properties, "
+        f"security.protocol right?"
+    )

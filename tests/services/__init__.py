@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.services.apicurio import start_registry
 from tests.services.found import Services, kafka_address, real_services, redis_address
 from tests.services.kafka_broker import start_broker
 from tests.services.processes import Service, Unavailable
@@ -16,4 +17,5 @@ __all__ = [
     "redis_address",
     "start_broker",
     "start_redis",
+    "start_registry",
 ]

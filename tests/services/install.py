@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.services.apicurio import registry_files, registry_folder
 from tests.services.kafka_jars import MIN_JAVA, jars, jars_folder, java_major
 from tests.services.processes import Unavailable
 
@@ -16,7 +17,7 @@ APT_TIMEOUT_S = 900
 
 
 def install() -> list[str]:
-    """Install redis-server, a Java runtime, Maven and Kafka's jars, each only when absent.
+    """Install redis-server, a Java runtime, Maven, Kafka's jars and a registry, each only when absent.
 
     Also beside a Docker engine or given addresses: tests that kill a service start one of their own.
 
@@ -28,12 +29,13 @@ def install() -> list[str]:
         troubles += _apt_install("redis-server")
     if java_major() < MIN_JAVA:
         troubles += _apt_install("default-jre-headless")
-    if shutil.which("mvn") is None and not jars_folder().is_dir():
+    if shutil.which("mvn") is None and not (jars_folder().is_dir() and registry_folder().is_dir()):
         troubles += _apt_install("maven")
-    try:
-        jars()
-    except Unavailable as error:
-        troubles.append(str(error))
+    for fetch in (jars, registry_files):
+        try:
+            fetch()
+        except Unavailable as error:
+            troubles.append(str(error))
     return troubles
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -55,11 +56,18 @@ SETTINGS = {
 JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Dlog4j2.level=WARN"]
 
 
-def start_broker(settings: dict[str, str] | None = None) -> Service:
+def start_broker(
+    settings: dict[str, str] | None = None,
+    *,
+    listeners: Mapping[str, int] | None = None,
+    jvm: Sequence[str] = (),
+) -> Service:
     """Start one broker from Kafka's jars on free loopback ports; `close` it, or use it as a context.
 
     Args:
         settings: server properties over the defaults above.
+        listeners: further listeners by name with their loopback ports; `settings` must say the protocols.
+        jvm: further options of the Java machine, such as system properties.
 
     Raises:
         Unavailable: no Java 17, no jars, or the broker did not come up.
@@ -67,9 +75,10 @@ def start_broker(settings: dict[str, str] | None = None) -> Service:
     java = shutil.which("java")
     if java is None or java_major() < MIN_JAVA:
         raise Unavailable(f"Java {MIN_JAVA} or newer is not installed (found {java_major() or 'none'})")
-    command = [java, *JVM, "-cp", f"{jars()}/*"]
+    command = [java, *JVM, *jvm, "-cp", f"{jars()}/*"]
     return first_that_starts(
-        lambda: _service(command, settings or {}), prepare=lambda service: _format_storage(command, service)
+        lambda: _service(command, settings or {}, listeners or {}),
+        prepare=lambda service: _format_storage(command, service),
     )
 
 
@@ -96,12 +105,15 @@ def server_properties(
     }
 
 
-def _service(java: list[str], settings: dict[str, str]) -> Service:
+def _service(java: list[str], settings: dict[str, str], listeners: Mapping[str, int]) -> Service:
     directory = new_directory("kafka")
     port = free_port()
     properties = server_properties(
         port=port, controller_port=free_port(), host="127.0.0.1", settings=settings
     ) | {"log.dirs": str(directory / "data")}
+    for name, further_port in listeners.items():
+        for key in ("listeners", "advertised.listeners"):
+            properties[key] += f",{name}://127.0.0.1:{further_port}"
     config = directory / CONFIG
     config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
     return Service(

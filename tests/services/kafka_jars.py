@@ -35,10 +35,14 @@ def java_major() -> int:
     return int(found[1]) if found else 0
 
 
+def cache_folder() -> Path:
+    """Return where fetched programs are kept."""
+    return Path(os.environ.get("PENSTOCK_CACHE") or Path.home() / ".cache" / "penstock")
+
+
 def jars_folder() -> Path:
     """Return where the jars lie or will lie."""
-    cache = os.environ.get("PENSTOCK_CACHE") or Path.home() / ".cache" / "penstock"
-    return Path(cache) / f"kafka-{kafka_version()}"
+    return cache_folder() / f"kafka-{kafka_version()}"
 
 
 def jars() -> Path:
