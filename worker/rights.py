@@ -52,9 +52,9 @@ def _may(answer: Future[Any], right: AclOperation) -> bool:
     try:
         allowed = answer.result(_ANSWER_S + 1).authorized_operations
     except KafkaException as error:
-        return error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED
+        return bool(error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED)
     # Empty: a broker too old to say, as whoever may see a topic at all has at least Describe.
-    return not allowed or bool(right in allowed)
+    return not allowed or right in allowed
 
 
 def unauthorized(error: Any, *, topic: str = "", group: str = "", transactional_id: str = "") -> str | None:
