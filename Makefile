@@ -10,11 +10,17 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # How long `make demo` runs, in seconds.
 SECONDS ?= 60
+# How long `make chaos` injects faults, in minutes, from which seed, and which ones (all when empty).
+MINUTES ?= 30
+SEED ?= 1
+FAULTS ?=
+# Further arguments for tests.chaos, such as --json: python -m tests.chaos --help
+CHAOS ?=
 # Further arguments for pytest: make test PYTEST="tests/unit -x"
 PYTEST ?=
 PACKAGES := worker feature_cache schemas loadgen tests
 
-.PHONY: help env services demo test lint format clean
+.PHONY: help env services demo test chaos proof lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -58,6 +64,12 @@ demo: $(STAMP) ## score two simulated streams live, for SECONDS=60
 
 test: $(STAMP) services ## run the whole test suite against a real Kafka and a real Redis
 	@$(PYTHON) -m pytest $(PYTEST)
+
+chaos: $(STAMP) services ## inject faults for MINUTES=30, SEED=1, FAULTS=kill,flush, and judge every outcome
+	@$(PYTHON) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --faults "$(FAULTS)" --measure --result chaos $(CHAOS)
+
+proof: $(STAMP) services ## plant four bugs that the chaos suite must find
+	@$(PYTHON) -m tests.chaos.proof
 
 lint: $(STAMP) ## check formatting, rules and types
 	@$(PYTHON) -m ruff format --check $(PACKAGES)

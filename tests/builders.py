@@ -238,7 +238,7 @@ def _attribute(name: str, value: int) -> bytes:
 
 
 def _weights(name: str, values: NDArray[Any]) -> bytes:
-    kind = {"float32": FLOAT, "int64": 7}[values.dtype.name]
+    kind = {"float32": FLOAT, "float64": DOUBLE, "int64": 7}[values.dtype.name]
     shape = b"".join(_number(1, size) for size in values.shape)
     return shape + _number(2, kind) + _bytes(8, name) + _bytes(9, values.tobytes())
 
@@ -255,7 +255,7 @@ def onnx_bytes(
 
     Args:
         attributes: whole numbers, by operator and name.
-        weights: constants of the graph, float32 or int64, by name.
+        weights: constants of the graph, float32, float64 or int64, by name.
     """
 
     def node(op: str, ins: Sequence[str], outs: Sequence[str]) -> bytes:

@@ -1,0 +1,67 @@
+"""`python -m tests.chaos.proof [NAME...]`: plants bugs; a suite that does not find them proves nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from benchmarks.machine import write_result
+from tests.chaos.arena import Services, services
+from tests.chaos.plants import PLANTS
+from tests.chaos.report import table
+from tests.chaos.rounds import Settings, as_json, run_round
+
+# The faults that bring each bug out, and for how long they are injected.
+FAULTS: dict[str, tuple[tuple[str, ...], float]] = {
+    "commit-order": (("kill",), 5.0),  # the round's first worker dies at its first commit
+    "watermark-check": (("flush", "kill"), 60.0),
+    "epoch-check": (("handover",), 60.0),
+    "no-replay": (("kill",), 20.0),
+}
+
+
+def prove(running: Services, plant: str, seed: int) -> dict[str, Any]:
+    """One round with a planted bug: what it gave, and whether it was found."""
+    kinds, seconds = FAULTS[plant]
+    settings = Settings(
+        seconds=seconds, seed=seed, kinds=kinds, workers=2, events_per_s=1_000.0, prefill=5_000, plant=plant
+    )
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    say(f"planted: {plant}: {PLANTS[plant].what}")
+    try:
+        result = run_round(running, plant, settings, say)
+    except RuntimeError as error:
+        say(f"found: the round did not end: {error}")
+        return {"plant": plant, "what": PLANTS[plant].what, "found": True, "how": str(error).splitlines()[0]}
+    found = not result.verdict.holds("exactly_once")
+    for example in result.verdict.examples:
+        say(f"  {example}")
+    say(table([result]))
+    say("found" if found else "NOT FOUND")
+    return {
+        "plant": plant,
+        "what": PLANTS[plant].what,
+        "found": found,
+        "faults": [f"{fault.kind}: {fault.detail}" for fault in result.faults],
+        "table": table([result]).splitlines(),
+        "round": as_json(result),
+    }
+
+
+def main() -> int:
+    """Plant the bugs named, or all; 0 when every one was found."""
+    names = sys.argv[1:] or list(PLANTS)
+    with services() as running:
+        proofs = [prove(running, name, seed=11) for name in names]
+    if len(names) == len(PLANTS):
+        print(f"written to {write_result('chaos-planted', {'plants': proofs})}")
+    for proof in proofs:
+        print(f"{proof['plant']:<16} {'found' if proof['found'] else 'NOT FOUND'}")
+    return 0 if all(proof["found"] for proof in proofs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

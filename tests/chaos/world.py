@@ -1,0 +1,169 @@
+"""What is run under faults: a model that every feature moves, the pipeline file around it, and the topics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.builders import DOUBLE, model_folder, onnx_bytes
+
+WINDOWS = ("2s", "10s", "30s")
+AGGREGATES = ("count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct")
+LENGTH = 8
+CAPACITY = 48  # the busiest keys have more events in 34 s: their scores are incomplete, in every run alike
+HOT_ROWS = 6_000  # fewer than there are keys: rows leave memory and are loaded again
+SESSION_TIMEOUT_S = 6.0  # the least that a broker allows by default
+TRANSACTION_TIMEOUT_S = 4.0
+THRESHOLDS = {"warning": 51.0, "critical": 60.0}
+
+NAMES = ("amount", *(f"spent.{aggregate}_{window}" for window in WINDOWS for aggregate in AGGREGATES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topics:
+    """Where one group reads and writes."""
+
+    group: str
+    events: str
+    scores: str
+    alerts: str
+    dead_letters: str
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Topic by kind of outcome."""
+        return {"scores": self.scores, "alerts": self.alerts, "dead_letters": self.dead_letters}
+
+
+def topics(prefix: str, group: str) -> Topics:
+    """The topics of a group: the events are shared, the outputs its own."""
+    return Topics(
+        group=f"{prefix}{group}",
+        events=f"{prefix}events",
+        scores=f"{prefix}{group}.scores",
+        alerts=f"{prefix}{group}.alerts",
+        dead_letters=f"{prefix}{group}.dead-letters",
+    )
+
+
+def create(bootstrap: str, partitions: Mapping[str, int], copies: int) -> None:
+    """Create topics (name to partitions)."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    new = [NewTopic(name, count, copies) for name, count in partitions.items()]
+    for future in admin.create_topics(new, operation_timeout=30.0).values():
+        future.result(60)
+
+
+def delete(bootstrap: str, names: list[str]) -> None:
+    """Delete topics; their disk space is free some time later."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_topics(names, operation_timeout=30.0).values():
+        future.result(60)
+
+
+def build_model(folder: Path) -> None:
+    """A linear model of every window and the whole sequence, in double precision.
+
+    One event too many or too few in any window, or in the sequence, moves the score by far more than the
+    difference that the checker allows.
+    """
+    rng = np.random.default_rng(7)
+    scale = np.array([0.02] + [_SCALE[aggregate] for _ in WINDOWS for aggregate in AGGREGATES])
+    weights = {
+        "of_scalars": (rng.uniform(0.5, 1.5, len(NAMES)) * scale).reshape(-1, 1),
+        "of_sequence": (rng.uniform(0.5, 1.5, LENGTH) * 0.01).reshape(-1, 1),
+    }
+    onnx = onnx_bytes(
+        nodes=[
+            ("MatMul", ["scalars", "of_scalars"], ["a"]),
+            ("Flatten", ["recent"], ["flat"]),
+            ("MatMul", ["flat", "of_sequence"], ["b"]),
+            ("Add", ["a", "b"], ["score"]),
+        ],
+        inputs=[("scalars", DOUBLE, ["n", len(NAMES)]), ("recent", DOUBLE, ["n", LENGTH, 1])],
+        outputs=[("score", DOUBLE, ["n", 1])],
+        weights=weights,
+    )
+    scalars, recent = rng.random((4, len(NAMES))), rng.random((4, LENGTH, 1))
+    expected = scalars @ weights["of_scalars"] + recent[:, :, 0] @ weights["of_sequence"]
+    model_folder(
+        folder,
+        onnx,
+        inputs=f"  - {{tensor: scalars, dtype: float64, shape: [n, {len(NAMES)}], "
+        f"features: [{', '.join(NAMES)}]}}\n"
+        f"  - {{tensor: recent, dtype: float64, shape: [n, {LENGTH}, 1], sequence: recent}}",
+        output="{tensor: score, meaning: remaining_life}",
+        golden={"scalars": scalars, "recent": recent, "expected": expected[:, 0].astype(np.float32)},
+    )
+
+
+# So that each aggregate moves the score by about one.
+_SCALE = {
+    "count": 0.1,
+    "sum": 0.0015,
+    "mean": 0.02,
+    "min": 0.04,
+    "max": 0.01,
+    "std": 0.02,
+    "last": 0.02,
+    "since_last": 0.5,
+    "distinct": 0.1,
+}
+
+
+def write_pipeline(path: Path, named: Topics, mode: str, **sections: Mapping[str, Any]) -> Path:
+    """The pipeline file; what differs from worker to worker comes from the environment."""
+    document: dict[str, Any] = {
+        "name": "chaos",
+        "kafka": {
+            "bootstrap": "${CHAOS_KAFKA}",
+            "group": named.group,
+            "properties": {
+                "session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
+                "heartbeat.interval.ms": 1000,
+                "reconnect.backoff.max.ms": 1000,
+            },
+        },
+        "source": {
+            "topic": named.events,
+            "schema": "transaction.avsc",
+            "key": "customer_id",
+            "event_id": "transaction_id",
+            "event_time": "event_time",
+        },
+        "features": {
+            "amount": {"kind": "field", "field": "amount"},
+            "spent": {
+                "kind": "window",
+                "over": "amount",
+                "windows": list(WINDOWS),
+                "aggregates": list(AGGREGATES),
+                "capacity": CAPACITY,
+                "allowed_lateness": "4s",
+            },
+            "recent": {"kind": "sequence", "fields": ["amount"], "length": LENGTH},
+        },
+        "model": {"name": "tiny", "version": "1", "repository": str(path.parent), "device": "cpu"},
+        "decision": {"severities": THRESHOLDS, "cooldown": "10s"},
+        "outputs": named.outputs,
+        "delivery": {
+            "mode": mode,
+            "commit_interval": "100ms",
+            "transaction_timeout": f"{TRANSACTION_TIMEOUT_S:g}s",
+            "worker_id": "${CHAOS_WORKER}",
+        },
+        "state": {"store": "${CHAOS_STORE}", "hot_rows": HOT_ROWS, "write_interval": "1s"},
+        # Floods of damaged records are one of the faults: here they must not stop anybody.
+        "dead_letters": {"stop_share": 1.0},
+        "admin": {"port": 0},
+    }
+    for name, section in sections.items():
+        document[name] = {**document.get(name, {}), **section}
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
