@@ -33,7 +33,7 @@ def compile_walk(node: Node) -> Walk:
     Stricter than the decoders: numbers must be written in as few bytes as they need, booleans are 0 or 1,
     and nothing may follow the value. The walk copies nothing, and visits no more items than there are bytes.
     """
-    step = _step(node)
+    step = compile_step(node)
 
     def walk(payload: bytes) -> None:
         end = step(payload, 0)
@@ -71,7 +71,8 @@ def read_long(data: bytes, pos: int) -> tuple[int, int]:
     return (raw >> 1) ^ -(raw & 1), pos
 
 
-def _step(node: Node) -> Step:
+def compile_step(node: Node) -> Step:
+    """Return a function that reads one value of the node in the midst of a payload, or raises Malformed."""
     if node.kind == "record":
         return _record(node)
     if node.kind == "union":
@@ -151,7 +152,7 @@ def _enum(symbols: int) -> Step:
 
 
 def _union(node: Node) -> Step:
-    steps = [_step(branch) for branch in node.branches]
+    steps = [compile_step(branch) for branch in node.branches]
 
     def step(data: bytes, pos: int) -> int:
         index, start = read_long(data, pos)
@@ -163,7 +164,7 @@ def _union(node: Node) -> Step:
 
 
 def _record(node: Node) -> Step:
-    steps = [(field.name, _step(field.node)) for field in node.fields]
+    steps = [(field.name, compile_step(field.node)) for field in node.fields]
 
     def step(data: bytes, pos: int) -> int:
         name = ""
@@ -180,7 +181,7 @@ def _record(node: Node) -> Step:
 
 def _blocks(node: Node) -> Step:
     """Return the step for an array or a map, which come in counted blocks that end with a count of 0."""
-    read_item = _step(node.inner)
+    read_item = compile_step(node.inner)
     least_bytes = node.inner.least_bytes + (node.kind == "map")
 
     def step(data: bytes, pos: int) -> int:

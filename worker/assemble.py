@@ -141,7 +141,7 @@ def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
         schema,
         source.wire,
         writers=[load_schema(ref, pipeline.base) for ref in source.writer_schemas],
-        registry=_registry(source.registry),
+        registry=open_registry(source.registry),
         max_bytes=source.max_record_bytes,
     )
 
@@ -153,13 +153,14 @@ def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec |
     return Codec(
         load_schema(schema),
         outputs.wire,
-        registry=_registry(outputs.registry),
+        registry=open_registry(outputs.registry),
         # Naming the topic registers the schema; other wire formats have no registry to tell.
         topic=topic if outputs.wire == "confluent" else None,
     )
 
 
-def _registry(url: str | None) -> Registry | None:
+def open_registry(url: str | None) -> Registry | None:
+    """The registry at this address; None without one."""
     return Registry(RegistrySettings(url=str(url))) if url else None
 
 

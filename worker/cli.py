@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worker.config import ConfigError, Pipeline, load_pipeline
+from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
+from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
 from worker.logs import configure_logs
 
@@ -20,6 +22,7 @@ _EXAMPLES = """examples:
   penstock run pipelines/fraud.yaml                   one member of the consumer group; start more to scale
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
+  penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
 
 exit codes:
 """ + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)
@@ -78,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("file", type=Path, metavar="FILE")
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(command=_doctor)
+
+    dead = command("dlq", "List, show and replay the dead letters of a pipeline.", DLQ_EXAMPLES)
+    add_dlq_commands(dead)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

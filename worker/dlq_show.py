@@ -1,0 +1,133 @@
+"""Dead letters as text: a table of them, or all that can be said of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas.partial import Spelled, spell
+from schemas.registry import RegistryError
+from schemas.schema import Schema, load_schema
+from schemas.tree import SchemaError
+from schemas.wire import PREFIX_BYTES, single_object_prefix
+from worker.config import Pipeline
+from worker.dlq import DeadLetter
+
+COLUMNS = ("place", "source", "reason", "stage", "when", "attempt", "replayed", "detail")
+_SHOWN_BYTES = 4096  # of a value; the rest is counted
+_LINE_BYTES = 16
+
+
+def table(rows: list[tuple[DeadLetter, bool]], width: int) -> str:
+    """A line a dead letter, cut to this many characters; the flag says whether it was sent in again."""
+    cells = [COLUMNS, *(_cells(letter, replayed) for letter, replayed in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS) - 1)]
+    lines = []
+    for *row, detail in cells:
+        line = "  ".join(f"{cell:<{wide}}" for cell, wide in zip(row, widths, strict=True)) + f"  {detail}"
+        lines.append(line.rstrip() if len(line) <= width else f"{line[: width - 1]}…")
+    return "\n".join(lines)
+
+
+def as_json(letter: DeadLetter, replayed: bool) -> str:
+    """One line of JSON, without the record itself; times are milliseconds since 1970."""
+    said = {name: getattr(letter, name) for name in DeadLetter.__slots__ if name != "message"}
+    return json.dumps({**said, "replayed": replayed}, ensure_ascii=False)
+
+
+def describe(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:
+    """Headers, bytes, and the record as far as it can be decoded; personal fields are not hidden."""
+    message, source = (
+        letter.message,
+        f"{letter.source_topic} {letter.source_partition} {letter.source_offset}",
+    )
+    value, key = message.value(), message.key()
+    lines = [
+        f"place     {message.topic()} {letter.partition} {letter.offset}, {utc(letter.dead_at_ms)}",
+        f"source    {source}, {utc(letter.source_ms)}",
+        f"reason    {letter.reason}, at stage {letter.stage}, attempt {letter.attempt}",
+        f"detail    {letter.detail}",
+        f"replayed  {'yes' if replayed else 'no'}",
+        f"key       {'none' if key is None else _readable(key)}",
+        *(
+            f"header    {name}: {'none' if text is None else _readable(text)}"
+            for name, text in message.headers() or ()
+        ),
+        f"value     {'none' if value is None else f'{len(value):,} bytes'}",
+    ]
+    return "\n".join([*lines, *_hexdump(value or b""), *(_decoded(value, pipeline) if value else ())])
+
+
+def utc(ms: int) -> str:
+    """A time for people."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if ms >= 0 else "unknown"
+
+
+def _cells(letter: DeadLetter, replayed: bool) -> tuple[str, ...]:
+    source = f"{letter.source_topic}-{letter.source_partition}-{letter.source_offset}"
+    place, done = f"{letter.partition}-{letter.offset}", "yes" if replayed else ""
+    when = utc(letter.dead_at_ms)
+    return place, source, letter.reason, letter.stage, when, str(letter.attempt), done, letter.detail
+
+
+def _readable(data: bytes) -> str:
+    text = data.decode("utf-8", "replace")
+    return text if text.isprintable() and "\ufffd" not in text else f"hex {data.hex()}"
+
+
+def _hexdump(data: bytes) -> Iterator[str]:
+    for start in range(0, min(len(data), _SHOWN_BYTES), _LINE_BYTES):
+        part = data[start : start + _LINE_BYTES]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        yield f"  {start:6}  {part.hex(' '):<{3 * _LINE_BYTES}} {text}"
+    if len(data) > _SHOWN_BYTES:
+        yield f"  ... and {len(data) - _SHOWN_BYTES:,} bytes more"
+
+
+def _decoded(value: bytes, pipeline: Pipeline) -> Iterator[str]:
+    """The fields in front of the first thing wrong, with their places in the value."""
+    skip = PREFIX_BYTES[pipeline.source.wire]
+    try:
+        writer = _writer(value, pipeline)
+    except (SchemaError, RegistryError) as error:
+        yield f"decoded   nothing: {error}"
+        return
+    spelled = spell(writer, value[skip:])
+    yield f"decoded   as {writer.name}, by the schema of fingerprint {writer.fingerprint:016x}"
+    width = max((len(found.name) for found in spelled.fields), default=0)
+    for found in spelled.fields:
+        yield f"  {found.start + skip:6}  {found.name:<{width}}  {found.value!r}"
+    yield _end(spelled, skip)
+
+
+def _end(spelled: Spelled, skip: int) -> str:
+    if spelled.problem is None:
+        return f"  {spelled.stop + skip:6}  the end: the bytes are a good record"
+    problem = spelled.problem
+    return f"  {spelled.stop + skip:6}  here decoding stops: {problem.reason}: {problem.detail}"
+
+
+def _writer(value: bytes, pipeline: Pipeline) -> Schema:
+    """The schema that a value was written with.
+
+    Raises:
+        SchemaError, RegistryError: it is not known.
+    """
+    source = pipeline.source
+    known = [load_schema(ref, pipeline.base) for ref in (source.schema_ref, *source.writer_schemas)]
+    prefix: Any = value[: PREFIX_BYTES[source.wire]]
+    if source.wire == "raw":
+        return known[-1]
+    if source.wire == "single_object":
+        for schema in known:
+            if prefix == single_object_prefix(schema.fingerprint):
+                return schema
+        raise SchemaError(f"found {prefix.hex()} in front, which names none of the file's schemas")
+    from worker.assemble import open_registry
+
+    registry = open_registry(source.registry)
+    if registry is None or len(prefix) < PREFIX_BYTES["confluent"] or prefix[0]:
+        raise SchemaError(f"found {prefix.hex()} in front, which names no schema of a registry")
+    return registry.schema(int.from_bytes(prefix[1:], "big"))
