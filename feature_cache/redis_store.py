@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
+from redis.exceptions import NoScriptError, SlotNotCoveredError
 
+from feature_cache.breaker import Breaker
+from feature_cache.redis_address import connect, parse_address
+from feature_cache.redis_errors import ERRORS, explained, was_answered
 from feature_cache.store import NOTHING, LaneMeta, StoreUnavailableError
 
 # A hash tag per lane keeps a lane's keys in one Redis Cluster slot: one MGET, one script.
 # The meta's field name cannot be an entity: entities are appended after a second colon.
 _KEYS_PER_MGET = 1000  # an MGET of 1,000 rows blocks the server for about a millisecond
+# A script with 10,000 rows of 500 B keeps a server silent for 35 ms, one with 100,000 for 200 to 700 ms.
+_BIG_ROWS = 5_000
+_BIG_BYTES = 4 << 20
+_BIG_TAKES = 20  # times as long may a big write be silent
 
-_TAKE = """
+_TAKE = b"""
 local known = redis.call('GET', KEYS[1])
-local rest = ARGV[1]
-local epoch = 0
+local epoch, rest = 0, ARGV[1]
 if known then
-  local at = string.find(known, ' ', 1, true)
-  epoch = tonumber(string.sub(known, 1, at - 1))
-  rest = string.sub(known, at + 1)
+  epoch, rest = string.match(known, '^(%d+) (%-?%d+ %-?%d+ %-?%d+ %-?%d+ %S*)')
 end
-local taken = string.format('%d %s', epoch + 1, rest)
+local taken = string.format('%d %s %s', epoch + 1, rest, ARGV[2])
 redis.call('SET', KEYS[1], taken)
 return taken
 """
 
-_WRITE = """
+_WRITE = b"""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1]) end
 redis.call('SET', KEYS[1], ARGV[2])
@@ -38,35 +45,53 @@ return 1
 
 
 class RedisStore:
-    """Rows in Redis 7 or Valkey; short timeouts, so that a dead server is an error and not a stall."""
+    """Rows in Redis 7 or newer, or Valkey; a dead server is an error and not a stall.
 
-    def __init__(self, url: str, *, timeout_s: float = 1.0) -> None:
-        # One retry, also of the scripts: a `take` sent twice raises the epoch twice, which is harmless, and a
-        # `write` sent twice compares unequal the second time, which Lanes.write looks into.
-        self._redis: redis.Redis = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), 1),
-        )
-        self._take = self._redis.register_script(_TAKE)
-        self._write = self._redis.register_script(_WRITE)
+    Every call may raise StoreUnavailableError or StoreRefusedError, and may be made from any thread.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect with the first call.
+
+        Args:
+            address: see `parse_address`.
+            timeout_s: how long a server may be silent, instead of what the address says.
+
+        Raises:
+            ValueError: the address is wrong.
+        """
+        self.address = parse_address(address)
+        self._is_cluster = self.address.kind == "cluster"
+        self._timeout_s = timeout_s or self.address.timeout_s
+        self._clock_s = clock_s
+        self._connecting = threading.Lock()
+        self._clients: dict[bool, Any] = {}  # by whether they are patient
+        self._breakers: dict[str, Breaker] = {}  # by node: the other shards of a cluster can go on
 
     def take(self, lane: str, *, generation: int) -> LaneMeta:
-        fresh = LaneMeta(epoch=0, generation=generation, watermark=NOTHING).encode().split(b" ", 1)[1]
-        return LaneMeta.decode(cast("bytes", _call(self._take, keys=[_meta_key(lane)], args=[fresh])))
+        fresh = LaneMeta(epoch=0, generation=generation, watermark=NOTHING).encode()
+        # Without epoch and owner. Two takes never write the same, even if a failover lost the one between.
+        rest = fresh.split(b" ", 1)[1].rsplit(b" ", 1)[0]
+        taken = self._run(_TAKE, [_meta_key(lane)], [rest, secrets.token_hex(8).encode()])
+        return LaneMeta.decode(cast("bytes", taken))
 
     def meta(self, lane: str) -> LaneMeta | None:
-        stored = cast("bytes | None", _call(self._redis.get, _meta_key(lane)))
+        stored = cast("bytes | None", self.ask(_meta_key(lane), b"GET", _meta_key(lane)))
         return None if stored is None else LaneMeta.decode(stored)
 
     def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
-        prefix = _prefix(lane)
+        prefix, meta_key = _prefix(lane), _meta_key(lane)
         rows: list[bytes | None] = []
         stored: bytes | None = None
         for start in range(0, max(len(keys), 1), _KEYS_PER_MGET):
             names = [prefix + key for key in keys[start : start + _KEYS_PER_MGET]]
-            first, *found = cast("list[bytes | None]", _call(self._redis.mget, [_meta_key(lane), *names]))
+            first, *found = cast("list[bytes | None]", self.ask(meta_key, b"MGET", meta_key, *names))
             if start and first != stored:  # written between two chunks: not one instant any more
                 return self.read(lane, keys)
             stored = first
@@ -78,14 +103,95 @@ class RedisStore:
     ) -> bool:
         prefix = _prefix(lane)
         names = [_meta_key(lane), *(prefix + key for key in keys)]
-        return bool(_call(self._write, keys=names, args=[expected.encode(), new.encode(), *rows]))
+        is_big = len(rows) > _BIG_ROWS or sum(map(len, rows)) > _BIG_BYTES
+        if is_big:
+            self.ask(names[0], b"PING")  # a server that is away must not take that long to be noticed
+        return bool(self._run(_WRITE, names, [expected.encode(), new.encode(), *rows], is_big=is_big))
 
     def ping(self) -> str:
-        info = cast("dict[str, Any]", _call(self._redis.info, "server"))
-        return f"Redis {info.get('redis_version', 'of unknown version')}"
+        said = cast("dict[str, Any]", self.ask(b"", b"INFO", b"server"))
+        if "valkey_version" in said:
+            return f"Valkey {said['valkey_version']}"
+        return f"Redis {said.get('redis_version', 'of unknown version')}"
 
     def close(self) -> None:
-        self._redis.close()
+        with self._connecting:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def ask(self, key: bytes, *command: bytes, is_big: bool = False) -> Any:
+        """Send one command to the server that has this key (any server, if it is empty).
+
+        Sent a second time when the connection broke, as one to a server that has restarted does. None of our
+        commands does harm when it is done twice: a second `take` raises the epoch once more, and a second
+        `write` compares unequal, which Lanes.write looks into. After a timeout nothing is sent again: the
+        callers do, when they have seen to everything else that waits.
+
+        Raises:
+            StoreUnavailableError: no answer, or none that helps now.
+            StoreRefusedError: a person has to do something about it.
+        """
+        breaker = self._breaker(key)
+        if not breaker.lets_through(self._clock_s()):
+            raise StoreUnavailableError("Redis has not answered for a while and is asked again in a moment")
+        try:
+            try:
+                answer = self._send(key, command, is_big)
+            except redis.ConnectionError as error:
+                if type(error) is not redis.ConnectionError:  # its kinds say what a second try would say too
+                    raise
+                answer = self._send(key, command, is_big)
+        except ERRORS as error:
+            meant = explained(error, self.address.masked(f"{type(error).__name__}: {error}"))
+            if was_answered(error):
+                breaker.answered()
+            elif isinstance(meant, StoreUnavailableError):
+                breaker.unanswered(self._clock_s())
+            if meant is None:
+                raise
+            raise meant from error
+        breaker.answered()
+        return answer
+
+    def _run(
+        self, script: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], *, is_big: bool = False
+    ) -> Any:
+        """Run a script by its hash; a server that does not know it, as after a restart, gets all of it."""
+        rest = (b"%d" % len(keys), *keys, *arguments)
+        try:
+            return self.ask(
+                keys[0], b"EVALSHA", hashlib.sha1(script).hexdigest().encode(), *rest, is_big=is_big
+            )
+        except NoScriptError:
+            return self.ask(keys[0], b"EVAL", script, *rest, is_big=is_big)
+
+    def _send(self, key: bytes, command: Sequence[bytes], is_big: bool) -> Any:
+        client = self._client(is_big)
+        if not self._is_cluster:
+            return client.execute_command(command[0].decode(), *command[1:])
+        # Naming the node saves redis-py from hashing every key of an MGET.
+        try:
+            node = client.get_node_from_key(key) if key else client.get_default_node()
+        except SlotNotCoveredError:
+            client.nodes_manager.initialize()
+            raise
+        return client.execute_command(command[0].decode(), *command[1:], target_nodes=node)
+
+    def _client(self, is_big: bool) -> Any:
+        with self._connecting:
+            if is_big not in self._clients:
+                timeout_s = self._timeout_s * (_BIG_TAKES if is_big else 1)
+                self._clients[is_big] = connect(self.address, timeout_s)
+            return self._clients[is_big]
+
+    def _breaker(self, key: bytes) -> Breaker:
+        client = self._clients.get(False)
+        name = ""
+        if key and client is not None and self._is_cluster:
+            slots = client.nodes_manager.slots_cache.get(client.keyslot(key))
+            name = str(slots[0].name) if slots else ""
+        return self._breakers.setdefault(name, Breaker())
 
 
 def _meta_key(lane: str) -> bytes:
@@ -94,23 +200,3 @@ def _meta_key(lane: str) -> bytes:
 
 def _prefix(lane: str) -> bytes:
     return f"ps:{{{lane}}}:".encode()
-
-
-# Answers of a server that cannot serve now; anything else it refuses is a mistake of ours.
-_NOT_NOW = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY", "TRYAGAIN")
-
-
-def _call(command: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a command; a server that is away or cannot serve is one error, whatever the reason."""
-    try:
-        return command(*args, **kwargs)
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        raise StoreUnavailableError(
-            f"Redis did not answer ({type(error).__name__}: {error}): is state.store right, is it running?"
-        ) from error
-    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as error:
-        raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
-    except redis.ResponseError as error:
-        if not str(error).startswith(_NOT_NOW):
-            raise
-        raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,16 +27,17 @@ class LaneMeta:
     complete_us: int = NEVER_US  # every event up to this event time has been applied
     forgotten_us: int = NEVER_US  # nothing at or before this event time was ever seen
     layout: str = ""  # fingerprint of the rows
+    owner: str = ""  # made up at each take: tells two of the same epoch apart, as a failover may leave behind
 
     def encode(self) -> bytes:
         """The stored form, readable in redis-cli."""
         numbers = (self.epoch, self.generation, self.watermark, self.complete_us, self.forgotten_us)
-        return " ".join([*map(str, numbers), self.layout]).encode()
+        return " ".join([*map(str, numbers), self.layout, self.owner]).encode()
 
     @staticmethod
     def decode(stored: bytes) -> LaneMeta:
         """Inverse of encode."""
-        epoch, generation, watermark, complete, forgotten, layout = stored.decode().split(" ")
+        epoch, generation, watermark, complete, forgotten, layout, *owner = stored.decode().split(" ")
         return LaneMeta(
             epoch=int(epoch),
             generation=int(generation),
@@ -43,11 +45,12 @@ class LaneMeta:
             complete_us=int(complete),
             forgotten_us=int(forgotten),
             layout=layout,
+            owner="".join(owner),  # nothing in what version 0.1.0 stored
         )
 
 
 class Store(Protocol):
-    """Rows by lane. Every call may raise StoreUnavailableError."""
+    """Rows by lane. Every call may raise StoreUnavailableError or StoreRefusedError."""
 
     def take(self, lane: str, *, generation: int) -> LaneMeta:
         """Raise the lane's epoch and return what is stored; a lane never seen starts at this generation."""
@@ -71,7 +74,11 @@ class Store(Protocol):
 
 
 class StoreUnavailableError(RuntimeError):
-    """The store did not answer in time."""
+    """The store did not answer in time, or cannot serve now: try again later."""
+
+
+class StoreRefusedError(RuntimeError):
+    """The store will not serve us as it is asked: a person has to mend what the message says."""
 
 
 class MemoryStore:
@@ -85,7 +92,7 @@ class MemoryStore:
     def take(self, lane: str, *, generation: int) -> LaneMeta:
         with self._lock:
             known = self._meta.get(lane) or LaneMeta(epoch=0, generation=generation, watermark=NOTHING)
-            self._meta[lane] = replace(known, epoch=known.epoch + 1)
+            self._meta[lane] = replace(known, epoch=known.epoch + 1, owner=secrets.token_hex(8))
             return self._meta[lane]
 
     def meta(self, lane: str) -> LaneMeta | None:

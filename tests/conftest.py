@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.services import Service, Unavailable, kafka_address, redis_address, start_broker, start_redis
+from tests.services.redis_group import RedisGroup, start_cluster, start_sentinel
 
 T = TypeVar("T")
 MakeTopics = Callable[[str, int], str]
@@ -45,6 +46,25 @@ def own_broker() -> Iterator[Service]:
 def own_redis() -> Iterator[Service]:
     """A Redis of this test alone, to kill, pause and start again; its `address` is the URL."""
     yield from or_missing("Redis", start_redis)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[str]:
+    """Address of a Redis Cluster of three masters, kept for the whole session."""
+    for group in _or_missing("Redis Cluster", start_cluster):
+        yield group.address
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[RedisGroup]:
+    """A cluster of this test alone: three masters, and then a replica of each."""
+    yield from _or_missing("Redis Cluster", lambda: start_cluster(replicas=True))
+
+
+@pytest.fixture
+def own_sentinel() -> Iterator[RedisGroup]:
+    """A master, its replica and a Sentinel of this test alone, in this order."""
+    yield from _or_missing("Redis Sentinel", start_sentinel)
 
 
 @pytest.fixture

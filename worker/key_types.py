@@ -8,10 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, Strict, ValidationInfo, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationInfo,
+    WrapValidator,
+)
 from pydantic import WithJsonSchema as Written
 from pydantic_core import PydanticCustomError
 
+from feature_cache.redis_address import parse_address
 from worker.secret import Masked, shown
 
 UNITS_US: Mapping[str, int] = {
@@ -30,7 +39,7 @@ NAME = r"^[a-z][a-z0-9-]{0,62}$"
 FEATURE_NAME = r"^[a-zA-Z][a-zA-Z0-9_]{0,62}$"  # no dot: it separates a group from its aggregate
 VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
-STORE = r"^(redis|rediss|memory)://"
+STORE = r"^(memory|rediss?(\+(cluster|sentinel))?)://"
 
 
 def wrong(found: str, expected: str, *at: str | int) -> PydanticCustomError:
@@ -130,6 +139,16 @@ def _keep_mask(value: Any, check: Any) -> Any:
     return value if isinstance(value, Masked) else checked
 
 
+def _store(value: str) -> str:
+    if not value.startswith("memory:"):
+        try:
+            parse_address(value)
+        except ValueError as error:
+            # Not the address as found: it may have a password where none belongs.
+            raise wrong("an address that cannot be read", f"a better one ({error})") from None
+    return value
+
+
 def _from_base(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str) and info.context is not None:
         return Path(os.path.normpath(info.context["base"] / value))
@@ -145,7 +164,9 @@ Int = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1), WrapValidator(_keep_mask), PlainSerializer(shown)]
-Store = Annotated[str, Field(pattern=STORE), WrapValidator(_keep_mask), PlainSerializer(shown)]
+Store = Annotated[
+    str, Field(pattern=STORE), AfterValidator(_store), WrapValidator(_keep_mask), PlainSerializer(shown)
+]
 Topic = Annotated[str, Field(pattern=TOPIC)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DurationUs = Annotated[int, _duration(1, A_DURATION), Strict(), Field(ge=0), _us_as_text, _written_duration]

@@ -264,7 +264,9 @@ class State:
     """Where the features of each key are kept."""
 
     store: Store = Field(
-        default="redis://localhost:6379/0", description="`redis://`, `rediss://` (TLS) or `memory://`."
+        default="redis://localhost:6379/0",
+        description="`redis://`, `redis+cluster://`, `redis+sentinel://`, with TLS as `rediss…`, or `memory://`; "
+        "see [operating.md](operating.md#redis).",
     )
     hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")
     write_interval_ms: DurationMs = Field(default=1_000, description="Time between writes of changed rows.")

@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 STARS = "**********"
 SECRET_KEY = re.compile(r"password|passwd|passphrase|secret|token|credential|jaas|key\.pem", re.IGNORECASE)
-URL_PASSWORD = re.compile(r"(?<=://)(?P<user>[^/@?#]*?):(?P<password>[^/?#]*)(?=@)")
+# To the last @: a password with a slash is one that somebody forgot to escape, and no less secret.
+URL_PASSWORD = re.compile(r"(?<=://)(?P<name>[^/@?#:]*):(?P<password>.*)(?=@)")
+QUERY_PASSWORD = re.compile(r"(?<=[?&])(?P<name>[a-z_]*password)=(?P<password>[^&]*)")
 
 
 class Masked(str):
@@ -22,9 +24,8 @@ class Masked(str):
     @property
     def hidden(self) -> frozenset[str]:
         """The parts to hide, as written and as sent (percent escapes undone)."""
-        match = URL_PASSWORD.search(self)
-        secret = match["password"] if match else str(self)
-        return frozenset({secret, unquote(secret)} - {""})
+        found = {match["password"] for match in _passwords(self)} or {str(self)}
+        return frozenset((found | set(map(unquote, found))) - {""})
 
     def __repr__(self) -> str:
         return repr(shown(self))
@@ -37,16 +38,22 @@ def is_secret_key(key: str) -> bool:
 
 def masked_url(text: str) -> str:
     """Return the text as `Masked` when it is a URL with a password, else as it is."""
-    return Masked(text) if URL_PASSWORD.search(text) else text
+    return Masked(text) if _passwords(text) else text
 
 
 def shown(text: str) -> str:
     """Return what may be shown of a text: all of it, or for a secret the stars."""
     if not isinstance(text, Masked):
         return text
-    if URL_PASSWORD.search(text):
-        return URL_PASSWORD.sub(rf"\g<user>:{STARS}", text)
-    return STARS
+    if not _passwords(text):
+        return STARS
+    return QUERY_PASSWORD.sub(rf"\g<name>={STARS}", URL_PASSWORD.sub(rf"\g<name>:{STARS}", text))
+
+
+def _passwords(text: str) -> list[re.Match[str]]:
+    in_url = URL_PASSWORD.search(text)
+    in_query = list(QUERY_PASSWORD.finditer(text)) if "://" in text else []
+    return [*([in_url] if in_url else []), *in_query]
 
 
 def redact(text: str, secrets: frozenset[str]) -> str:

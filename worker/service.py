@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 
 from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError, WrongLaneError
-from feature_cache.store import FencedError, StoreUnavailableError
+from feature_cache.store import FencedError, StoreRefusedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from schemas.tree import SchemaError
 from worker.admin import Health, serve_admin
@@ -38,6 +38,7 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (KafkaException, Exit.KAFKA),
     (DeliveryError, Exit.KAFKA),
     (StoreUnavailableError, Exit.STORE),
+    (StoreRefusedError, Exit.STORE),
     (CorruptRowError, Exit.STORE),
     (FencedError, Exit.FENCED),
 )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from feature_cache.redis_address import FORMS
 from worker.yaml_lines import ConfigError, Document, KeyPath, show
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ PATTERNS = {
     "^[a-zA-Z][a-zA-Z0-9_]{0,62}$": "letters, digits and underscores, at most 63, a letter first",
     "^[a-zA-Z0-9._-]{1,249}$": "a topic name (letters, digits, dots, dashes, underscores)",
     "^[A-Za-z_][A-Za-z0-9_]*$": "the name of an event field",
-    "^(redis|rediss|memory)://": "redis://HOST:PORT/DB, rediss://... or memory://",
+    r"^(memory|rediss?(\+(cluster|sentinel))?)://": FORMS,
     "^(auto|cpu|(cuda|tensorrt):[0-9]{1,3})$": "one of auto, cpu, cuda:N, tensorrt:N",
     r"^\S+$": "text without spaces",
     "^[0-9a-f]{64}$": "64 hexadecimal digits",

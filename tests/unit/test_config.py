@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_cache.redis_address import parse_address
 from worker.config import (
     CalendarFeature,
     ConfigError,
@@ -155,7 +156,9 @@ def pipelines(draw: st.DrawFn) -> dict[str, Any]:
         "state": keys(
             {},
             {
-                "store": st.sampled_from(["memory://", "redis://cache:6379/1", "rediss://cache:6379/1"]),
+                "store": st.sampled_from(
+                    ["memory://", "redis://cache:6379/1", "rediss+cluster://cache:6379"]
+                ),
                 "hot_rows": st.integers(1, 10**6),
                 "write_interval": whole_ms,
             },
@@ -417,6 +420,33 @@ state:
     assert "store-password" in pipeline.state.store
     assert pipeline.secrets >= set(secrets)
     assert redact(f"cannot log in with {secrets[0]}", pipeline.secrets) == f"cannot log in with {STARS}"
+
+
+@pytest.mark.parametrize(
+    ("store", "secret"),
+    [
+        ("redis://user:${file:redis-password}@cache:6379/0", "pa/ss@word:#1"),
+        ("redis://user:${PASSWORD}@cache:6379/0", "pa/ss@word:#1"),
+        ("rediss+cluster://:${file:redis-password}@a:1,b:2?ssl_ca_certs=/etc/ca.pem", "pa/ss@word:#1"),
+        ("redis+sentinel://u:wilma-1@s:26379/main?sentinel_password=${file:redis-password}", "pa/ss:word"),
+        ("redis+sentinel://u:wilma-1@s:26379/main?sentinel_password=${PASSWORD}&timeout=1s", "pa/ss:word"),
+    ],
+)
+def test_the_passwords_of_a_store_never_show_wherever_they_come_from(
+    tmp_path: Path, store: str, secret: str
+) -> None:
+    (tmp_path / "redis-password").write_text(f"{secret}\n")
+    file = save(tmp_path, block(SMALL) + f"state: {{store: '{store}'}}\n")
+
+    pipeline = load_pipeline(file, {"PASSWORD": secret})
+
+    for shown in (repr(pipeline), json.dumps(written_settings(pipeline))):
+        assert secret not in shown
+        assert "wilma-1" not in shown
+        assert STARS in shown
+    address = parse_address(str(pipeline.state.store))
+    assert secret in (address.password, address.sentinel_password)
+    assert secret not in redact(f"cannot log in with {secret}", pipeline.secrets)
 
 
 def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
