@@ -137,7 +137,7 @@ def _cluster_node(arguments: tuple[str, ...]) -> Service:
 
 
 def _agrees(client: redis.Redis, nodes: int) -> bool:
-    info = client.execute_command("CLUSTER INFO")
+    info = client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
     return bool(info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes)
 
 
