@@ -51,20 +51,20 @@ def own_redis() -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[str]:
     """Address of a Redis Cluster of three masters, kept for the whole session."""
-    for group in _or_missing("Redis Cluster", start_cluster):
+    for group in or_missing("Redis Cluster", start_cluster):
         yield group.address
 
 
 @pytest.fixture
 def own_cluster() -> Iterator[RedisGroup]:
     """A cluster of this test alone: three masters, and then a replica of each."""
-    yield from _or_missing("Redis Cluster", lambda: start_cluster(replicas=True))
+    yield from or_missing("Redis Cluster", lambda: start_cluster(replicas=True))
 
 
 @pytest.fixture
 def own_sentinel() -> Iterator[RedisGroup]:
     """A master, its replica and a Sentinel of this test alone, in this order."""
-    yield from _or_missing("Redis Sentinel", start_sentinel)
+    yield from or_missing("Redis Sentinel", start_sentinel)
 
 
 @pytest.fixture

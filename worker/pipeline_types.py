@@ -265,7 +265,7 @@ class State:
 
     store: Store = Field(
         default="redis://localhost:6379/0",
-        description="`redis://`, `redis+cluster://`, `redis+sentinel://`, with TLS as `rediss…`, or `memory://`; "
+        description="`redis://`, `redis+cluster://`, `redis+sentinel://`, `rediss…` for TLS, or `memory://`; "
         "see [operating.md](operating.md#redis).",
     )
     hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")

@@ -228,9 +228,9 @@ def test_a_replica_and_a_busy_server_are_away_and_no_bug_of_ours(own_redis: Serv
     store = RedisStore(own_redis.address)
     taken = store.take("g:0", generation=1)
     with redis.Redis.from_url(own_redis.address) as client:
-        client.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
         within(lambda: store.take("g:0", generation=2), "ReadOnlyError|read only")
-        client.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+        client.execute_command("REPLICAOF", "NO", "ONE")
         client.config_set("busy-reply-threshold", "50")
         endless = threading.Thread(target=_run_for_ever, args=(own_redis.address,))
         endless.start()
