@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
+from worker.refusals import Refusals
 from worker.sink import _CONSUMER_ONLY
 from worker.source import _PRODUCER_ONLY
 
@@ -58,14 +59,20 @@ def client_config(pipeline: Pipeline) -> dict[str, Any]:
     """Settings of the file that hold for any client; they may be secret."""
     ours = (*_CONSUMER_ONLY, *_PRODUCER_ONLY)
     given = {k: v for k, v in pipeline.kafka.client_properties().items() if not k.startswith(ours)}
-    return {"log_level": 4, **given}  # what the client notes in passing is not for a terminal
+    return {"log_level": 0, **given}  # the client's log is not for a terminal: our errors say what failed
 
 
 def open_letters(pipeline: Pipeline) -> Consumer:
-    """A consumer for the dead letters; it joins no group and commits nothing."""
-    return Consumer(
+    """A consumer for the dead letters; it joins no group and commits nothing.
+
+    Raises:
+        StopWorker: Kafka does not answer.
+    """
+    refusals = Refusals()
+    consumer = Consumer(
         {
             **client_config(pipeline),
+            "error_cb": refusals.note,
             "group.id": replay_group(pipeline),
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
@@ -74,6 +81,13 @@ def open_letters(pipeline: Pipeline) -> Consumer:
             "fetch.wait.max.ms": 20,
         }
     )
+    try:
+        consumer.list_topics(timeout=_ANSWER_S)
+    except KafkaException as error:
+        consumer.close()
+        why = refusals.reason or error.args[0].str()
+        raise StopWorker(Exit.KAFKA, f"no broker answered within {_ANSWER_S:g} s: {why}") from error
+    return consumer
 
 
 def bounds(consumer: Consumer, topic: str) -> dict[int, tuple[int, int]]:

@@ -20,6 +20,7 @@ from worker.dlq_replay import Choice, Tally, replay
 from worker.dlq_show import as_json, describe, table
 from worker.exits import Exit, StopWorker
 from worker.key_types import parse_duration_us
+from worker.logs import configure_logs
 
 _ANSWER_S = 10.0
 EXAMPLES = """examples:
@@ -87,8 +88,10 @@ def _guarded(command: Callable[[Pipeline, argparse.Namespace], int]) -> Callable
     """The command on a loaded file; an error of Kafka is one line."""
 
     def run(arguments: argparse.Namespace) -> int:
+        pipeline = load_pipeline(arguments.file)
+        configure_logs(pipeline.secrets, (), is_terminal=sys.stderr.isatty())
         try:
-            return command(load_pipeline(arguments.file), arguments)
+            return command(pipeline, arguments)
         except StopWorker as error:
             print(error, file=sys.stderr)
             return error.code
