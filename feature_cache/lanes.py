@@ -4,11 +4,12 @@ Invariants (docs/state.md):
 - An offset is applied to a lane's rows once or not at all: rows and watermark are stored in one write.
 - What is stored never runs ahead of what is committed: rows are written after the commit that covers them.
 - A row that is not in memory is in the store as of the lane's present: only clean rows leave memory.
+- A lane that has guessed a row (see `Lanes.load`) writes nothing and reads nothing until it is taken again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,12 +18,22 @@ from numpy.typing import NDArray
 from feature_cache.layout import FOREVER_US, NEVER_US
 from feature_cache.packing import CorruptRowError, generation_of, pack, unpack
 from feature_cache.rows import HotRows
-from feature_cache.store import NOTHING, FencedError, LaneMeta, Store
+from feature_cache.store import NOTHING, FencedError, LaneMeta, Store, StoreUnavailableError
 
 
 def lane_name(group: str, topic: str, partition: int) -> str:
     """The lane's name in the store: the unit of ownership is one partition as one consumer group reads it."""
     return f"{group}:{topic}:{partition}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offsets:
+    """What Kafka knows of a partition; every offset is the next one to read or write."""
+
+    committed: int | None  # of the consumer group; None when it never committed
+    start: int  # where a group without a committed offset begins
+    low: int  # the oldest that the topic still holds
+    high: int  # the next one to be written
 
 
 @dataclass(slots=True)
@@ -38,6 +49,7 @@ class Lane:
     forgotten_us: int
     starts_blind: bool  # reading starts after records nobody remembers; the first event tells since when
     uncertain: LaneMeta | None = None  # a write whose answer was lost
+    is_guessing: bool = False  # some rows began from nothing because the store was away
 
     @property
     def has_rows(self) -> bool:
@@ -48,11 +60,20 @@ class Lane:
 class Lanes:
     """The lanes that this worker owns, and their rows in memory."""
 
-    def __init__(self, rows: HotRows, store: Store, group: str, topic: str) -> None:
+    def __init__(
+        self, rows: HotRows, store: Store, group: str, topic: str, *, may_guess: bool = False
+    ) -> None:
+        """Own no lanes yet.
+
+        Args:
+            may_guess: when the store is away, begin rows that are not in memory from nothing instead of
+                raising StoreUnavailableError.
+        """
         self.rows = rows
         self._store = store
         self._group = group
         self._topic = topic
+        self._may_guess = may_guess
         self._fingerprint = rows.layout.fingerprint
         self._owned: dict[int, Lane] = {}
 
@@ -66,48 +87,90 @@ class Lanes:
         """The partitions owned now."""
         return sorted(self._owned)
 
+    def guessing(self) -> list[int]:
+        """The partitions whose rows are partly guessed: take them again once the store answers."""
+        return [partition for partition, lane in sorted(self._owned.items()) if lane.is_guessing]
+
     def take(
         self, partition: int, *, committed: int | None, start: int, low: int, high: int, now_ms: int
     ) -> int:
-        """Own a lane; from here on no former owner can write it.
+        """Own a lane: `claim` it and `begin` it in one step."""
+        offsets = Offsets(committed=committed, start=start, low=low, high=high)
+        return self.begin(partition, self.claim(partition, now_ms), offsets, now_ms)
+
+    def claim(self, partition: int, now_ms: int) -> LaneMeta:
+        """Raise the lane's epoch, so that no former owner can write it; returns what is stored.
+
+        Changes nothing here, so any thread may call it.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        return self._store.take(lane_name(self._group, self._topic, partition), generation=now_ms)
+
+    def is_usable(self, durable: LaneMeta, offsets: Offsets) -> bool:
+        """Whether the stored rows can be gone on with; otherwise they are built anew from the topic.
+
+        They cannot when nothing is stored, in another layout, when retention has cut a gap between them and
+        the topic, or when the group's offsets were set back to before them.
+        """
+        return (
+            _has_state(durable, offsets)
+            and durable.layout == self._fingerprint
+            and offsets.low <= durable.watermark <= self._mute_until(durable, offsets)
+        )
+
+    def begin(
+        self,
+        partition: int,
+        durable: LaneMeta,
+        offsets: Offsets,
+        now_ms: int,
+        rebuild_from: tuple[int, int] | None = None,
+    ) -> int:
+        """Own a lane that was claimed.
 
         Args:
             partition: the partition assigned.
-            committed: next offset of the consumer group; None when it never committed.
-            start: where a group without a committed offset begins.
-            low, high: the oldest offset that the topic still holds, and the next one to be written.
+            durable: what `claim` gave.
+            offsets: what Kafka knows of the partition.
             now_ms: wall clock, dates the rows of a rebuild.
+            rebuild_from: where rows that are not usable are built from, and the event time at or before
+                which they then know nothing (FOREVER_US: before the first event); None: from the oldest.
 
         Returns:
             The offset to read from. Events below `Lane.mute_until` only bring the rows up to date.
         """
-        name = lane_name(self._group, self._topic, partition)
         self.rows.drop_lane(partition)
-        durable = self._store.take(name, generation=now_ms)
-        # A topic made anew is shorter than what was stored or committed of the old one: both say nothing.
-        has_state = durable.watermark != NOTHING and durable.watermark <= high
-        if committed is not None and committed > high:
-            committed = None
-        if committed is None and has_state:
-            committed = durable.watermark  # the group's offsets expired: rows are never ahead of a commit
-        mute_until = start if committed is None else committed
-        usable = has_state and durable.layout == self._fingerprint and low <= durable.watermark <= mute_until
-        # Otherwise (nothing stored, another layout, a gap cut by retention, offsets set back) the topic is
-        # the truth, and the rows are made again from what it still holds.
-        begin = durable.watermark if usable else start if committed is None else low
-        is_blind = durable.forgotten_us == FOREVER_US if usable else begin > 0
+        mute_until = self._mute_until(durable, offsets)
+        usable = self.is_usable(durable, offsets)
+        forgotten_us, is_blind = NEVER_US, False
+        if usable:
+            begin = durable.watermark
+            forgotten_us = durable.forgotten_us
+            is_blind = forgotten_us == FOREVER_US
+        elif rebuild_from is not None:
+            begin, forgotten_us = rebuild_from
+            is_blind = forgotten_us == FOREVER_US
+        else:
+            begin = offsets.start if _committed(durable, offsets) is None else offsets.low
+            is_blind = begin > 0
         self._owned[partition] = Lane(
-            name=name,
+            name=lane_name(self._group, self._topic, partition),
             durable=durable,
             # Rows of an abandoned state must never be read again, even if the clock has stepped back.
             generation=durable.generation if usable else max(now_ms, durable.generation + 1),
             watermark=begin,
             mute_until=mute_until,
             complete_us=durable.complete_us if usable else NEVER_US,
-            forgotten_us=durable.forgotten_us if usable and not is_blind else NEVER_US,
+            forgotten_us=NEVER_US if is_blind else forgotten_us,
             starts_blind=is_blind,
         )
         return begin
+
+    def _mute_until(self, durable: LaneMeta, offsets: Offsets) -> int:
+        committed = _committed(durable, offsets)
+        return offsets.start if committed is None else committed
 
     def drop(self, partition: int) -> None:
         """Give up a lane and its rows in memory."""
@@ -118,6 +181,9 @@ class Lanes:
         self, keys: Sequence[bytes], partitions: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], int, int]:
         """Bring the rows of these entities into memory.
+
+        A store that is away is an error, or, with `may_guess`, makes rows that begin from nothing: they are
+        marked in `HotRows.is_guess`, and their lane is `guessing` until it is taken again.
 
         Args:
             keys: (n,) entity of each event.
@@ -139,12 +205,27 @@ class Lanes:
             for partition in np.unique(partitions[missing]).tolist():
                 here = missing[partitions[missing] == partition].tolist()
                 wanted = list(dict.fromkeys(keys[i] for i in here))
-                found = self._load(partition, wanted)
+                found = self._load_or_guess(partition, wanted)
                 loaded += found
                 new += len(wanted) - found
             slots[missing] = self.rows.find([keys[i] for i in missing.tolist()])
         self.rows.check_lane(slots, partitions, keys)
         return slots, loaded, new
+
+    def _load_or_guess(self, partition: int, wanted: list[bytes]) -> int:
+        lane = self._owned[partition]
+        if not lane.is_guessing:
+            try:
+                return self._load(partition, wanted)
+            except StoreUnavailableError:
+                if not self._may_guess:
+                    raise
+            lane.is_guessing = True
+            # What is durable and what was committed make these rows again, so they may leave memory.
+            self.rows.is_dirty[self.rows.lane == partition] = False
+        # Not even when the store is back: a row stored may lack events that a guess has seen.
+        self.rows.is_guess[self.rows.add(wanted, partition)] = True
+        return 0
 
     def _load(self, partition: int, wanted: list[bytes]) -> int:
         lane = self._owned[partition]
@@ -167,6 +248,24 @@ class Lanes:
             ) from error
         return len(kept)
 
+    def changed(self, slots: NDArray[np.int64]) -> None:
+        """Note that these rows have changed and are to be written."""
+        self.rows.is_dirty[slots] = True
+        for partition in self.guessing():
+            self.rows.is_dirty[slots[self.rows.lane[slots] == partition]] = False
+
+    def check(self, partitions: Iterable[int]) -> None:
+        """Ask the store whether these lanes still are ours; any thread may. A lane given up since is.
+
+        Raises:
+            FencedError: one is not, or the store has lost it.
+            StoreUnavailableError: the store did not answer.
+        """
+        for lane in filter(None, map(self._owned.get, partitions)):
+            found = self._store.meta(lane.name)
+            if found is None or found not in (lane.durable, lane.uncertain):
+                raise FencedError(f"lane {lane.name}: found {found}, expected {lane.durable}")
+
     def advance(self, partition: int, next_offset: int, complete_us: int, first_event_us: int) -> None:
         """Note that the rows in memory have seen all below next_offset, up to event time complete_us."""
         lane = self._owned[partition]
@@ -180,13 +279,15 @@ class Lanes:
         """Make a lane's changed rows durable; call it only when everything applied is committed.
 
         Returns:
-            How many rows were written.
+            How many rows were written; none of a lane that is guessing.
 
         Raises:
             FencedError: the lane has another owner by now.
             StoreUnavailableError: the rows stay changed in memory; write again later.
         """
         lane = self._owned[partition]
+        if lane.is_guessing:
+            return 0
         self._settle(lane)
         slots = self.rows.dirty(partition)
         new = replace(
@@ -219,3 +320,16 @@ class Lanes:
         elif found != lane.durable:
             raise FencedError(f"lane {lane.name}: found {found}, expected {lane.durable} or {lane.uncertain}")
         lane.uncertain = None
+
+
+def _has_state(durable: LaneMeta, offsets: Offsets) -> bool:
+    # A topic made anew is shorter than what was stored of the old one, which then says nothing.
+    return durable.watermark != NOTHING and durable.watermark <= offsets.high
+
+
+def _committed(durable: LaneMeta, offsets: Offsets) -> int | None:
+    """Up to where outcomes are published, as far as anybody knows."""
+    if offsets.committed is not None and offsets.committed <= offsets.high:
+        return offsets.committed
+    # The group's offsets expired, or are of a topic since made anew: rows are never ahead of a commit.
+    return durable.watermark if _has_state(durable, offsets) else None

@@ -55,6 +55,7 @@ class HotRows:
         self.alert_us = np.full(capacity, NEVER_US, np.int64)  # event time of the last alert raised
         self.lane = np.full(capacity, -1, np.int32)
         self.is_dirty = np.zeros(capacity, np.bool_)
+        self.is_guess = np.zeros(capacity, np.bool_)  # began from nothing while the store was away
         self._used_at = np.zeros(capacity, np.int64)
         self._key: list[bytes | None] = [None] * capacity
         self._slot: dict[bytes, int] = {}
@@ -120,6 +121,7 @@ class HotRows:
         self._free.extend(slots.tolist())
         self.lane[slots] = -1
         self.is_dirty[slots] = False
+        self.is_guess[slots] = False
         self.alert_level[slots] = 0
         self.alert_us[slots] = NEVER_US
         for group in self.groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -32,11 +33,15 @@ from worker.features import enrich
 from worker.infer import load_model
 from worker.lookups import Lookup
 from worker.metrics import Meter
+from worker.ownership import Ownership, SkipPolicy
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
+from worker.rebuild import reach
+from worker.rebuild_log import rebuild_start
 from worker.rights import check_rights
 from worker.rules import scoring_rule
 from worker.run import Line
 from worker.scoring import Scorer
+from worker.scout import Scout
 from worker.sink import Sink, producer_config
 from worker.source import Source, consumer_config, partition_count
 
@@ -68,26 +73,29 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     scorer = _scorer(pipeline, plan, meter)
     decision = decision_policy(pipeline)
     properties = pipeline.kafka.client_properties()
-    source = Source(
-        consumer_config(
-            properties,
-            group=pipeline.kafka.group,
-            protocol=pipeline.kafka.protocol,
-            start=pipeline.source.start,
-        ),
-        pipeline.source.topic,
+    consumer = consumer_config(
+        properties,
+        group=pipeline.kafka.group,
+        protocol=pipeline.kafka.protocol,
+        instance_id=_worker_id(pipeline) if pipeline.kafka.static_membership else None,
     )
+    source = Source(consumer, pipeline.source.topic)
     source.partition_count()  # a topic that does not exist stops the start
     check_rights(pipeline, AdminClient({**properties, "log_level": 0}))
     store = open_store(str(pipeline.state.store))
     lanes = Lanes(
-        HotRows(plan.layout, pipeline.state.hot_rows), store, pipeline.kafka.group, pipeline.source.topic
+        HotRows(plan.layout, pipeline.state.hot_rows),
+        store,
+        pipeline.kafka.group,
+        pipeline.source.topic,
+        may_guess=pipeline.state.when_away == "score_without",
     )
     lookups = tuple(
         Lookup(
             lookup,
             open_store(str(lookup.owner.state.store)),
             partition_count(source.consumer, lookup.owner.source.topic),
+            may_guess=pipeline.state.when_away == "score_without",
         )
         for lookup in plan.lookups
     )
@@ -117,6 +125,26 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         decode_plan=decode_plan,
         feature_plan=plan,
         lanes=lanes,
+        owned=Ownership(
+            source,
+            Scout(consumer, pipeline.source.topic),
+            lanes,
+            SkipPolicy(
+                start_at_end=pipeline.source.start == "latest",
+                may_skip=pipeline.source.when_skipped == "skip_and_count",
+            ),
+            meter,
+            lambda: time.time_ns() // 1_000_000,
+            # Its own codec: looking for a place goes on beside the loop.
+            partial(
+                rebuild_start,
+                consumer,
+                _input_codec(pipeline, schema),
+                decode_plan,
+                reach(plan.layout, decision, pipeline.state.rebuild, pipeline.source.max_future_us),
+                pipeline.source.topic,
+            ),
+        ),
         lookups=lookups,
         batcher=Batcher(batch_policy(pipeline)),
         scorer=scorer,
@@ -129,7 +157,6 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         sink=sink,
         breaker=DeadLetterBreaker(pipeline.dead_letters.stop_share, pipeline.dead_letters.min_events),
         meter=meter,
-        start_at_end=pipeline.source.start == "latest",
         commit_interval_ms=pipeline.delivery.commit_interval_ms,
         write_interval_ms=pipeline.state.write_interval_ms,
     )

@@ -83,5 +83,9 @@ class Batcher:
     def take(self) -> Batch:
         """Everything added since the last take, as one batch; there must be something."""
         batch = join(self._parts)
-        self._parts, self._rows, self._size_bytes = [], 0, 0
+        self.clear()
         return batch
+
+    def clear(self) -> None:
+        """Forget everything added since the last take; it will be read again."""
+        self._parts, self._rows, self._size_bytes = [], 0, 0

@@ -71,6 +71,8 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     if pipeline.model is not None and not (pipeline.model.folder / "model.yaml").is_file():
         yield ("model",), f"no {pipeline.model.folder / 'model.yaml'}", "a model version in that folder"
     yield from _rules_score(pipeline)
+    if pipeline.kafka.static_membership and pipeline.delivery.worker_id is None:
+        yield ("kafka", "static_membership"), "true", "false, or a stable delivery.worker_id beside it"
     topics = {"source.topic": pipeline.source.topic}
     for name in ("scores", "alerts", "dead_letters"):
         topic = getattr(outputs, name)

@@ -34,7 +34,7 @@ _MEANINGS = {
     Exit.MODEL: "the model does not load, does not run on its device, or fails its golden vectors",
     Exit.KAFKA: "Kafka or its schema registry refused, or could not be reached for too long",
     Exit.STORE: "the feature store refused or could not be reached for too long",
-    Exit.FENCED: "another member owns a lane we held; restart and rejoin",
+    Exit.FENCED: "another live worker uses our transactional id or our group instance id",
     Exit.DEAD_LETTERS: "too large a share of a minute's records could not be scored",
     Exit.DEVICE: "the accelerator failed; only a new process can use it again",
     Exit.UNHEALTHY: "`penstock healthcheck` or `penstock doctor` found something wrong",

@@ -14,7 +14,7 @@ from feature_cache.sequences import apply_sequences
 from feature_cache.windows import aggregate_codes, apply_windows
 from worker.batch import Events, Features
 from worker.config import CalendarFeature
-from worker.degradation import STALE_LOOKUP
+from worker.degradation import STALE_LOOKUP, WITHOUT_ROWS
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
@@ -71,13 +71,14 @@ def enrich(
         degradation[found.is_stale] = STALE_LOOKUP
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
     slots, loaded, new = lanes.load(events.keys, events.partition)
+    degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
     meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     for column, field in plan.fields:
         scalars[:, column] = numbers(events.table, field)
     for column, feature in plan.calendars:
         scalars[:, column] = calendar(events.event_us, feature)
     sequences = _remember(events, plan, lanes, slots, scalars, late, incomplete)
-    lanes.rows.is_dirty[slots] = True
+    lanes.changed(slots)
     return Features(
         scalars=scalars,
         sequences=sequences,

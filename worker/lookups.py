@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from feature_cache.layout import NEVER_US
 from feature_cache.lookup import LookedUp, read_lookup
 from feature_cache.rows import HotRows
-from feature_cache.store import Store
+from feature_cache.store import Store, StoreUnavailableError
 from worker.batch import Events
 from worker.plan import LookupPlan
 
@@ -38,7 +38,13 @@ class Lookup:
     """One lookup of the pipeline file."""
 
     def __init__(
-        self, plan: LookupPlan, store: Store, lane_count: int, clock_s: Callable[[], float] = time.monotonic
+        self,
+        plan: LookupPlan,
+        store: Store,
+        lane_count: int,
+        clock_s: Callable[[], float] = time.monotonic,
+        *,
+        may_guess: bool = False,  # a store that is away is an owner that has stored nothing
     ) -> None:
         self._plan = plan
         self._store = store
@@ -46,6 +52,7 @@ class Lookup:
         self._partition_of = murmur2 if plan.owner.source.partitioner == "murmur2" else consistent
         self._lane_of: dict[bytes, int] = {}
         self._clock_s = clock_s
+        self._may_guess = may_guess
         self._scratch = HotRows(plan.layout, _ROOM)
         self.columns = slice(plan.column, plan.column + len(plan.group.columns))
 
@@ -56,12 +63,17 @@ class Lookup:
             may_wait: called before each pause; raises to give up waiting.
 
         Raises:
-            StoreUnavailableError: the store did not answer.
+            StoreUnavailableError: the store did not answer; not with `may_guess`.
         """
         encoded = events.table.column(self._plan.feature.key).cast(pa.string()).dictionary_encode()
         keys = [text.encode() for text in encoded.dictionary.to_pylist()]
         key_index = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        found = self._read_when_ready(keys, key_index, events.event_us, may_wait)
+        try:
+            found = self._read_when_ready(keys, key_index, events.event_us, may_wait)
+        except StoreUnavailableError:
+            if not self._may_guess:
+                raise
+            found = self._nothing(len(events))
         feature = self._plan.feature
         behind_us = np.maximum(events.event_us - found.complete_us, 0)
         never = found.complete_us == NEVER_US
@@ -71,6 +83,13 @@ class Lookup:
             age_ms=np.where(never, _UNKNOWN_AGE_MS, behind_us // 1000),
             is_stale=is_stale,
             incomplete=found.incomplete & ~is_stale,
+        )
+
+    def _nothing(self, n: int) -> LookedUp:
+        return LookedUp(
+            values=np.zeros((n, len(self._plan.group.columns))),
+            complete_us=np.full(n, NEVER_US, np.int64),
+            incomplete=np.zeros(n, np.bool_),
         )
 
     def _read_when_ready(

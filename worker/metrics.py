@@ -55,6 +55,14 @@ class Families:
             "degradation", "Step that scores stand on: 0 the model, 3 its spare, 4 rules."
         )
         self.state_writes = counter("state_writes", "Writes of a lane's rows: ok, unavailable.", "result")
+        self.recoveries = counter(
+            "recoveries",
+            "Times that all lanes were taken again in process, by what made it necessary.",
+            "cause",
+        )
+        self.skipped = counter(
+            "skipped", "Offsets that retention removed before they were read.", "partition"
+        )
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
 
 
@@ -72,7 +80,7 @@ class Meter:
     """The metrics of one pipeline, with every child that is touched per batch bound in advance."""
 
     def __init__(self, pipeline: str, registry: CollectorRegistry = REGISTRY) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._families = families(registry)
         f = self._families
         self._events = f.events.labels(pipeline)
@@ -107,7 +115,7 @@ class Meter:
         self, reason: str, rows: int, incomplete: NDArray[np.bool_], degradation: NDArray[np.uint8]
     ) -> None:
         """A batch left for the model, and why; the columns are those of its (n,) scores."""
-        self._families.batches.labels(self._pipeline, reason).inc()
+        self._families.batches.labels(self.pipeline, reason).inc()
         self._batch_rows.observe(rows)
         self._incomplete.inc(int(incomplete.sum()))
         counts = np.bincount(degradation, minlength=len(STEPS)).tolist()
@@ -132,26 +140,34 @@ class Meter:
 
     def alert(self, severity: str, lifecycle: str) -> None:
         """An alert was handed to the client."""
-        self._families.alerts.labels(self._pipeline, severity, lifecycle).inc()
+        self._families.alerts.labels(self.pipeline, severity, lifecycle).inc()
+
+    def recovered(self, cause: str) -> None:
+        """All lanes are taken again because of this kind of error."""
+        self._families.recoveries.labels(self.pipeline, cause).inc()
+
+    def skipped(self, partition: int, offsets: int) -> None:
+        """Records that are gone from the topic got no outcome."""
+        self._families.skipped.labels(self.pipeline, str(partition)).inc(offsets)
 
     def dead_letter(self, reason: str) -> None:
         """A dead letter was handed to the client."""
-        self._families.dead_letters.labels(self._pipeline, reason).inc()
+        self._families.dead_letters.labels(self.pipeline, reason).inc()
 
     def lag(self, partition: int, records: int, seconds: float) -> None:
         """How far behind a partition is."""
-        self._families.lag_records.labels(self._pipeline, str(partition)).set(records)
-        self._families.lag_seconds.labels(self._pipeline, str(partition)).set(seconds)
+        self._families.lag_records.labels(self.pipeline, str(partition)).set(records)
+        self._families.lag_seconds.labels(self.pipeline, str(partition)).set(seconds)
 
     def forget_partition(self, partition: int) -> None:
         """Somebody else reports this partition from now on."""
         for gauge in (self._families.lag_records, self._families.lag_seconds):
-            gauge.remove(self._pipeline, str(partition))
+            gauge.remove(self.pipeline, str(partition))
 
     def state_write(self, result: str) -> None:
         """A lane's rows were written, or could not be."""
-        self._families.state_writes.labels(self._pipeline, result).inc()
+        self._families.state_writes.labels(self.pipeline, result).inc()
 
     def loop_age(self, seconds: float) -> None:
         """Time since the loop last went round."""
-        self._families.loop_age.labels(self._pipeline).set(seconds)
+        self._families.loop_age.labels(self.pipeline).set(seconds)

@@ -43,8 +43,9 @@ RESERVED_PROPERTIES: Mapping[str, str] = {
     "metadata.broker.list": "kafka.bootstrap",
     "group.id": "kafka.group",
     "group.protocol": "kafka.protocol",
+    "group.instance.id": "kafka.static_membership",
     "partition.assignment.strategy": "kafka.protocol",
-    "auto.offset.reset": "source.start",
+    "auto.offset.reset": "source.when_skipped",
     "partitioner": "source.partitioner",
     "transactional.id": "delivery.worker_id",
     "transaction.timeout.ms": "delivery.transaction_timeout",
@@ -76,6 +77,10 @@ class Kafka:
     protocol: Literal["classic", "consumer"] = Field(
         default="classic",
         description="Group protocol: `classic` (cooperative-sticky) or `consumer` (KIP-848, Kafka 4).",
+    )
+    static_membership: Flag = Field(
+        default=False,
+        description="Keep the lanes over a restart of the same `delivery.worker_id`; for fixed-size groups.",
     )
     properties: Annotated[
         dict[
@@ -126,6 +131,10 @@ class Source:
     )
     start: Literal["earliest", "latest"] = Field(
         default="earliest", description="Where a group without committed offsets begins."
+    )
+    when_skipped: Literal["stop", "skip_and_count"] = Field(
+        default="stop",
+        description="When retention removed records before they were read: `stop`, or `skip_and_count` them.",
     )
     max_record_bytes: SizeBytes = Field(
         default=1 << 20, description="A longer record is a dead letter and is not decoded."
@@ -274,6 +283,10 @@ class State:
         default="auto",
         description="Where lost rows are rebuilt from: one longest window back (`windows`), the `beginning`, "
         "or `auto`: `windows` where nothing but windows is kept.",
+    )
+    when_away: Literal["wait", "score_without"] = Field(
+        default="wait",
+        description="Store away, row not in memory: `wait`, or `score_without` it and say so.",
     )
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from feature_cache.lanes import Lanes
+from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError
-from feature_cache.store import StoreUnavailableError
+from feature_cache.store import FencedError, StoreUnavailableError
 from schemas.codec import Codec
+from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
@@ -26,16 +28,21 @@ from worker.decode import DecodePlan, decode
 from worker.encode import Stamp, alert_rows, score_table
 from worker.exits import Exit, StopWorker
 from worker.features import enrich
+from worker.lag import Lag
 from worker.lookups import Lookup
 from worker.metrics import Meter
+from worker.ownership import Ownership
 from worker.plan import FeaturePlan
 from worker.scoring import Scorer, unscored
-from worker.sink import Sink
-from worker.source import Source
+from worker.scout import commit_offsets
+from worker.sink import NotCommittedError, Sink
+from worker.source import OffsetsGoneError, Source
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
-STORE_AWAY_AT_MOST_S = 60.0
-Result = TypeVar("Result")
+POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
+HEAL_EVERY_MS = 500.0
+HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
+SAME_TROUBLE_TIMES = 5  # recoveries in a row without a commit between them: waiting does not mend it
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -49,6 +56,7 @@ class Line:
     decode_plan: DecodePlan
     feature_plan: FeaturePlan
     lanes: Lanes
+    owned: Ownership
     lookups: tuple[Lookup, ...]
     batcher: Batcher
     scorer: Scorer | None  # None: the pipeline only keeps features
@@ -61,7 +69,6 @@ class Line:
     sink: Sink
     breaker: DeadLetterBreaker
     meter: Meter
-    start_at_end: bool
     commit_interval_ms: float
     write_interval_ms: float
 
@@ -84,13 +91,21 @@ class Worker:
         self._wall_us = wall_us
         self._log = structlog.get_logger(pipeline=line.name)
         self._pending: dict[int, int] = {}  # partition to next offset: published, not committed
-        self._newest_ms: dict[int, int] = {}  # partition to the timestamp of its newest record polled
+        self._lag = Lag(line.source, line.lanes, line.meter)
         self._commit_due_ms = 0.0
         self._write_due_ms = 0.0
+        self._heal_due_ms = 0.0
+        self._healing: Future[None] | None = None
         self._is_broken = False
+        self._recoveries = 0  # since the last commit
         self._stop = threading.Event()
         self.looped_at_ms = now_ms()
-        self.is_ready = False  # has been assigned lanes, or told that there are none for it
+        self._is_member = False  # has been assigned lanes, or told that there are none for it
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is in the group, and reads every lane that it was given."""
+        return self._is_member and self.line.owned.is_settled
 
     def run(self, stop: threading.Event) -> None:
         """Score until asked to stop, then finish what was polled.
@@ -104,8 +119,12 @@ class Worker:
         try:
             with suppress(_StopAskedError):
                 while not stop.is_set():
-                    self._turn()
+                    self._turn_or_recover()
             self._finish()
+        except NotCommittedError as error:
+            # At the end nothing is read again: whoever takes the lanes goes on from what is committed.
+            self._is_broken = True
+            self._log.warning("stopped before the last commit", error=str(error))
         except BaseException:
             self._is_broken = True  # whatever happens now, commit nothing
             raise
@@ -113,10 +132,44 @@ class Worker:
             line.source.close()
             line.sink.close()
 
+    def _turn_or_recover(self) -> None:
+        """One turn; what goes wrong with Kafka or the store on the way is mended, not raised."""
+        try:
+            self._turn()
+            self._heal()
+        except StoreUnavailableError as error:
+            self._log.warning("waiting for the store", error=str(error))
+            self.line.owned.rest()
+        except (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError) as error:
+            self._recover(error)
+
+    def _recover(self, error: Exception) -> None:
+        """Forget everything since the last commit, and take every lane again as a new owner would.
+
+        There is no other way back: nothing that was applied or sent is undone piece by piece.
+        """
+        self._recoveries += 1
+        if self._recoveries > SAME_TROUBLE_TIMES:
+            raise StopWorker(
+                Exit.KAFKA, f"{SAME_TROUBLE_TIMES} tries in a row were in vain: {error}"
+            ) from error
+        line = self.line
+        self._log.warning("lanes are taken again", error=str(error), kind=type(error).__name__)
+        line.meter.recovered(type(error).__name__)
+        line.batcher.clear()
+        self._pending = {}
+        line.sink.abort()
+        is_member = getattr(error, "is_member", True)
+        not_before_ms = 0.0 if is_member else self._now_ms() + HEAR_FROM_GROUP_MS
+        line.owned.take(line.owned.assigned(), not_before_ms)
+
     def _turn(self) -> None:
         """Poll once; score when a batch is due; commit when that is due."""
         line = self.line
-        wait_ms = line.batcher.wait_ms(self._now_ms(), POLL_AT_MOST_MS)
+        if line.sink.is_ready():
+            line.owned.turn(self._now_ms())
+        at_most_ms = POLL_AT_MOST_MS if line.owned.is_settled else POLL_UNSETTLED_MS
+        wait_ms = line.batcher.wait_ms(self._now_ms(), at_most_ms)
         with self._timed("poll"):
             records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(self._now_ms()))
         self.looped_at_ms = self._now_ms()
@@ -127,7 +180,7 @@ class Worker:
                 features = self._enrich(events)
             # Only now: making room in memory commits, and these dead letters belong to the next commit.
             self._reject(rejected, len(records))
-            self._note_newest(events)
+            self._lag.note(events)
             line.batcher.add(
                 Batch(events=events, features=features),
                 records.size_bytes,
@@ -149,10 +202,12 @@ class Worker:
             )
 
         try:
-            features = self._with_store(attempt)
-        except RowsFullError:
+            features = attempt()
+        except RowsFullError as error:
             self._finish()  # makes every row clean, so that the oldest can leave
-            features = self._with_store(attempt)
+            if line.lanes.rows.is_dirty.any():
+                raise StoreUnavailableError(f"changed rows cannot be written, and {error}") from error
+            features = attempt()
         line.meter.applied(len(events), int(features.late.sum()), len(line.lanes.rows))
         return features
 
@@ -250,25 +305,49 @@ class Worker:
         line, now_ms = self.line, self._now_ms()
         self._commit_due_ms = now_ms + line.commit_interval_ms
         if self._pending:
+            offsets = commit_offsets(line.topic, self._pending, line.owned.topic_partitions)
             with self._timed("commit"):
-                line.sink.commit(self._pending, line.topic, line.source.consumer)
+                is_done = line.sink.commit(offsets, line.source.consumer)
+            if not is_done:
+                return
             self._pending = {}
-        self._report_lag()
+            self._recoveries = 0
+        self._lag.report(self._wall_us() // 1000)
         if now_ms >= self._write_due_ms:
             self._write_due_ms = now_ms + line.write_interval_ms
-            self._write(line.lanes.partitions())
+            self._write()
 
-    def _write(self, partitions: list[int]) -> None:
+    def _write(self) -> None:
         """Make changed rows durable; everything applied must be committed. A store that is away waits."""
-        line = self.line
         with self._timed("write"):
-            for partition in partitions:
-                try:
-                    if line.lanes.write(partition):
-                        line.meter.state_write("ok")
-                except StoreUnavailableError as error:
-                    line.meter.state_write("unavailable")
-                    self._log.warning("state not written, will try again", lane=partition, error=str(error))
+            try:
+                for partition in self.line.lanes.partitions():
+                    if self.line.lanes.write(partition):
+                        self.line.meter.state_write("ok")
+            except StoreUnavailableError as error:
+                self.line.meter.state_write("unavailable")
+                self._log.warning("state not written, will try again", error=str(error))
+
+    def _heal(self) -> None:
+        """Once the store is back, take lanes with guessed rows again: replayed, every row is right."""
+        line, now_ms = self.line, self._now_ms()
+        guessing = line.lanes.guessing()
+        if self._healing is None:
+            if guessing and now_ms >= self._heal_due_ms:
+                self._heal_due_ms = now_ms + HEAL_EVERY_MS
+                # Beside the loop: a server that hangs answers late, and scores need not wait for that.
+                self._healing = in_background(partial(line.lanes.check, guessing), "ask the store")
+            return
+        if not self._healing.done():
+            return
+        healing, self._healing = self._healing, None
+        try:
+            healing.result()
+        except StoreUnavailableError:
+            return
+        self._finish()
+        self._log.info("the store is back: lanes with guessed rows are taken again", partitions=guessing)
+        line.owned.take(guessing)
 
     def _finish(self) -> None:
         """Score, commit and write everything that was polled."""
@@ -277,93 +356,36 @@ class Worker:
         self._write_due_ms = 0.0
         self._commit()
 
-    def _take(self, partitions: list[int]) -> dict[int, int]:
-        """Own lanes; returns where to read each from."""
-        line = self.line
-        committed = line.source.committed(partitions) if partitions else {}
-        starts: dict[int, int] = {}
-        for partition in partitions:
-            low, high = line.source.bounds(partition)
-            begin = high if line.start_at_end else low
-            take = partial(
-                line.lanes.take,
-                partition,
-                committed=committed[partition],
-                start=begin,
-                low=low,
-                high=high,
-                now_ms=self._wall_us() // 1000,
-            )
-            starts[partition] = self._with_store(take)
-            lane = line.lanes[partition]
-            self._log.info(
-                "lane taken",
-                partition=partition,
-                reads_from=starts[partition],
-                publishes_from=lane.mute_until,
-                epoch=lane.durable.epoch,
-            )
-        self.is_ready = True
-        return starts
+    def _take(self, partitions: list[int]) -> None:
+        """Partitions were assigned to us; they are held until their lanes are begun."""
+        self._is_member = True
+        self.line.owned.take(partitions)
 
     def _give_up(self, partitions: list[int]) -> None:
         """Finish what is in flight while the lanes are still ours, then let go of them."""
         if not self._is_broken:
-            self._finish()
+            try:
+                self._finish()
+            except (NotCommittedError, FencedError, CorruptRowError) as error:
+                self._recover(error)
         self._drop(partitions)
 
     def _lose(self, partitions: list[int]) -> None:
         """The lanes belong to somebody else already: commit nothing of them."""
-        if set(partitions) & set(self._pending) or self.line.batcher.is_waiting:
-            raise StopWorker(
-                Exit.FENCED,
-                f"partitions {partitions} were lost with events in flight: this worker was away for longer "
-                f"than the session timeout; it restarts and goes on from what is committed",
+        if not self._is_broken and (self._pending or self.line.batcher.is_waiting):
+            self._recover(
+                NotCommittedError(
+                    f"partitions {partitions} were lost: away for longer than the session time-out"
+                )
             )
         self._drop(partitions)
 
     def _drop(self, partitions: list[int]) -> None:
+        self.line.owned.give_up(partitions)
+        self._lag.forget(partitions)
         for partition in partitions:
-            self.line.lanes.drop(partition)
             self._pending.pop(partition, None)
-            if partition in self._newest_ms:
-                del self._newest_ms[partition]
-                self.line.meter.forget_partition(partition)
         self._log.info("lanes given up", partitions=partitions)
-
-    def _with_store(self, attempt: Callable[[], Result]) -> Result:
-        """Try until the store answers; nothing is skipped meanwhile.
-
-        Raises:
-            StopWorker: it was away for too long.
-        """
-        give_up_ms = self._now_ms() + STORE_AWAY_AT_MOST_S * 1000
-        pause_s = 0.05
-        while True:
-            try:
-                return attempt()
-            except StoreUnavailableError as error:
-                if self._now_ms() >= give_up_ms:
-                    raise StopWorker(Exit.STORE, str(error)) from error
-                self._log.warning("waiting for the store", error=str(error))
-                if self._stop.wait(pause_s):
-                    raise _StopAskedError from error
-                pause_s = min(1.0, pause_s * 2)
-                self.looped_at_ms = self._now_ms()
-
-    def _note_newest(self, events: Events) -> None:
-        for partition in events.next_offsets:
-            times = events.produced_ms[events.partition == partition]
-            if len(times):
-                self._newest_ms[partition] = int(times[-1])
-
-    def _report_lag(self) -> None:
-        """Records not yet polled; and how old the newest polled one is while there are such."""
-        line, wall_ms = self.line, self._wall_us() // 1000
-        for partition, newest_ms in self._newest_ms.items():
-            high = line.source.high_offset(partition)
-            behind = max(0, high - line.lanes[partition].watermark) if high >= 0 else 0
-            line.meter.lag(partition, behind, (wall_ms - newest_ms) / 1000 if behind else 0.0)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

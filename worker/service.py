@@ -13,9 +13,8 @@ from types import FrameType
 import structlog
 from confluent_kafka import KafkaException
 
-from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError, WrongLaneError
-from feature_cache.store import FencedError, StoreRefusedError, StoreUnavailableError
+from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from schemas.tree import SchemaError
 from worker.admin import Health, serve_admin
@@ -24,7 +23,6 @@ from worker.config import ConfigError, Pipeline
 from worker.exits import Exit, StopWorker
 from worker.infer import ModelError
 from worker.run import Worker
-from worker.sink import DeliveryError
 
 _LEAVE_WITHIN_S = 10.0
 _SWITCH_S = 0.0005
@@ -36,11 +34,8 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (RowsFullError, Exit.CONFIG),
     (ModelError, Exit.MODEL),
     (KafkaException, Exit.KAFKA),
-    (DeliveryError, Exit.KAFKA),
     (StoreUnavailableError, Exit.STORE),
     (StoreRefusedError, Exit.STORE),
-    (CorruptRowError, Exit.STORE),
-    (FencedError, Exit.FENCED),
 )
 
 
@@ -82,6 +77,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
             codes.append(Exit.OK)
         except BaseException as error:
             codes.append(_explain(error))
+        finally:
             stop.set()  # a process that runs half of its pipelines would look healthy
 
     def health() -> list[Health]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from worker.background import in_background
 from worker.batch import Rejected
 from worker.exits import Exit, StopWorker
 from worker.refusals import Refusals
@@ -15,8 +22,31 @@ from worker.rights import unauthorized
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
 _QUEUE_FULL_WAIT_S = 0.1
 _OURS = "penstock."  # every header that we add to a dead letter starts so
-_FLUSH_S = 30.0
+_FLUSH_S = 20.0
 _INIT_S = 30.0
+_SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
+_RETRIES = 3
+_FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
+_FENCED_WITHIN_S = 60.0
+_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
+# The broker may have committed before this answer was given.
+_UNKNOWN_OUTCOME = {KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT}
+_NOT_A_MEMBER = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.FENCED_MEMBER_EPOCH,
+    KafkaError.STALE_MEMBER_EPOCH,
+}
+_HOPELESS = {
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.INVALID_TRANSACTION_TIMEOUT,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._AUTHENTICATION,
+}
 
 
 def _attempts(message: Any) -> int:
@@ -25,8 +55,15 @@ def _attempts(message: Any) -> int:
     return int(said) if said and said.isdigit() and len(said) < 10 else 0
 
 
-class DeliveryError(Exception):
-    """An output was not acknowledged; nothing may be committed past it."""
+class NotCommittedError(Exception):
+    """What was sent since the last commit may not count; only the group's committed offsets tell.
+
+    The lanes must be taken again and read from there.
+    """
+
+    def __init__(self, message: str, *, is_member: bool = True) -> None:
+        super().__init__(message)
+        self.is_member = is_member  # False: the group has probably given our lanes to somebody else
 
 
 def producer_config(
@@ -51,58 +88,89 @@ def producer_config(
 
 
 class Sink:
-    """The producer, and whether its transaction is open."""
+    """The producer, its transaction, and what becomes of both when Kafka says no.
+
+    Rules, from what librdkafka's error flags mean: a fatal error or an outcome that is not known needs a new
+    producer under the same transactional id, which ends whatever the old one left; an abortable error is
+    aborted; a retriable call is repeated as it was; anything else is taken for fatal.
+    """
 
     def __init__(self, config: dict[str, Any], *, pipeline: str, dead_letters: str) -> None:
-        self._failed: list[str] = []
-        self.refusals = Refusals()
-        self._producer = Producer(
-            {**config, "on_delivery": self._on_delivery, "error_cb": self.refusals.note}
-        )
+        self._config = config
+        self._log = structlog.get_logger(pipeline=pipeline)
         self._is_transactional = "transactional.id" in config
-        self._is_open = False
+        self._timeout_s = config.get("transaction.timeout.ms", 0) / 1000 + _SLACK_S
         self._pipeline = pipeline
         self._dead_letters = dead_letters
+        self._is_open = False
+        self._fenced_at_s: list[float] = []
+        self._remaking: Future[None] | None = None
+        self._make()
         if self._is_transactional:
             try:
                 self._producer.init_transactions(_INIT_S)
             except KafkaException as error:
-                name = config["transactional.id"]
-                why = self.refusals.reason or error.args[0].str()
-                missing = unauthorized(error.args[0], transactional_id=name)
-                raise StopWorker(
-                    Exit.KAFKA, missing or f"transactions of {name!r} cannot start: {why}"
-                ) from error
+                raise self._cannot_start(error) from error
 
-    def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
-        if error is not None:
-            self._failed.append(f"{message.topic()}: {error.str()}")
+    def _make(self) -> None:
+        failed: list[str] = []
+
+        def on_delivery(error: KafkaError | None, message: Any) -> None:
+            if error is not None:
+                failed.append(f"{message.topic()}: {error.str()}")
+
+        self._failed = failed  # of this producer: a former one's late answers must not fail this one
+        self.refusals = Refusals()
+        self._producer = Producer(
+            {**self._config, "on_delivery": on_delivery, "error_cb": self.refusals.note}
+        )
+
+    def _cannot_start(self, error: KafkaException) -> StopWorker:
+        name = self._config["transactional.id"]
+        why = self.refusals.reason or error.args[0].str()
+        missing = unauthorized(error.args[0], transactional_id=name)
+        return StopWorker(Exit.KAFKA, missing or f"transactions of {name!r} cannot start: {why}")
 
     def send(self, topic: str, values: list[bytes], keys: list[bytes]) -> None:
-        """Hand records to the client, in order; they count only after commit()."""
-        self._begin()
-        produce = self._producer.produce
-        for value, key in zip(values, keys, strict=True):
-            try:
-                produce(topic, value, key)
-            except BufferError:
-                self._produce_when_there_is_room(topic, value, key, None)
-        self._producer.poll(0)
+        """Hand records to the client, in order; they count only after commit().
+
+        Raises:
+            NotCommittedError: the client refuses; see there.
+        """
+        try:
+            self._begin()
+            produce = self._producer.produce
+            for value, key in zip(values, keys, strict=True):
+                try:
+                    produce(topic, value, key)
+                except BufferError:
+                    self._produce_when_there_is_room(topic, value, key, None)
+            self._producer.poll(0)
+        except KafkaException as error:
+            raise self._give_up(error) from error
 
     def send_rejects(self, rejected: list[Rejected]) -> None:
-        """Dead letters: the record's own bytes, key and headers, and why."""
+        """Dead letters: the record's own bytes, key and headers, and why.
+
+        Raises:
+            NotCommittedError: the client refuses; see there.
+        """
         if not rejected:
             return
-        self._begin()
-        for reject in rejected:
-            message = reject.message
-            theirs = [header for header in message.headers() or () if not header[0].startswith(_OURS)]
-            headers = [*theirs, *self._headers(reject)]
-            try:
-                self._producer.produce(self._dead_letters, message.value(), message.key(), headers=headers)
-            except BufferError:
-                self._produce_when_there_is_room(self._dead_letters, message.value(), message.key(), headers)
-        self._producer.poll(0)
+        try:
+            self._begin()
+            for reject in rejected:
+                message = reject.message
+                theirs = [header for header in message.headers() or () if not header[0].startswith(_OURS)]
+                headers = [*theirs, *self._headers(reject)]
+                record = (self._dead_letters, message.value(), message.key())
+                try:
+                    self._producer.produce(*record, headers=headers)
+                except BufferError:
+                    self._produce_when_there_is_room(*record, headers)
+            self._producer.poll(0)
+        except KafkaException as error:
+            raise self._give_up(error) from error
 
     def _headers(self, reject: Rejected) -> list[tuple[str, bytes]]:
         message = reject.message
@@ -120,48 +188,161 @@ class Sink:
         return [(f"{_OURS}{name}", str(value).encode()) for name, value in said.items()]
 
     def _produce_when_there_is_room(self, topic: str, value: Any, key: Any, headers: Any) -> None:
-        while True:
+        give_up_s = time.monotonic() + max(self._timeout_s, _FLUSH_S)
+        while time.monotonic() < give_up_s:
             self._producer.poll(_QUEUE_FULL_WAIT_S)
             try:
                 self._producer.produce(topic, value, key, headers=headers)
             except BufferError:
                 continue
             return
+        raise self._lost("the broker has taken nothing for too long")
 
     def _begin(self) -> None:
         if self._is_transactional and not self._is_open:
             self._producer.begin_transaction()
             self._is_open = True
 
-    def commit(self, next_offsets: dict[int, int], topic: str, consumer: Any) -> None:
+    def commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
         """Make everything sent count, together with the offsets it came from.
 
+        Returns:
+            False: the group is in the middle of a rebalance; everything sent is acknowledged, commit again.
+
         Raises:
-            DeliveryError: an output was not acknowledged; no offset was committed.
-            KafkaException: the commit failed or its outcome is unknown; the committed offset decides.
+            NotCommittedError: see there.
         """
-        offsets = [TopicPartition(topic, partition, offset) for partition, offset in next_offsets.items()]
-        if self._is_transactional:
-            if not offsets and not self._is_open:
-                return
+        if not self._is_transactional:
+            return self._flush_and_commit(offsets, consumer)
+        if not offsets and not self._is_open:
+            return True
+        give_up_s = time.monotonic() + self._timeout_s
+        try:
             self._begin()
-            self._producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
-            self._producer.commit_transaction()
-            self._is_open = False
-            return
+            member = consumer.consumer_group_metadata()
+            self._retried(lambda: self._producer.send_offsets_to_transaction(offsets, member), give_up_s)
+            self._retried(self._producer.commit_transaction, give_up_s)
+        except KafkaException as error:
+            raise self._give_up(error) from error
+        except TimeoutError as error:
+            raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
+        self._is_open = False
+        return True
+
+    def _flush_and_commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
         left = self._producer.flush(_FLUSH_S)
         if left or self._failed:
-            raise DeliveryError(
-                f"{left} outputs not acknowledged within {_FLUSH_S:g} s"
-                if left
-                else "; ".join(self._failed[:3])
-            )
-        if offsets:
+            why = f"{left} outputs not acknowledged within {_FLUSH_S:g} s" if left else self._failed[0]
+            raise self._lost(why)
+        if not offsets:
+            return True
+        try:
             consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.REBALANCE_IN_PROGRESS:
+                return False
+            # Everything sent is acknowledged: the producer is well, only the offsets are not known.
+            raise NotCommittedError(error.args[0].str(), is_member=code not in _NOT_A_MEMBER) from error
+        return True
+
+    def abort(self) -> None:
+        """Make what was sent since the last commit not count; in at_least_once it stays sent."""
+        if not self._is_open:
+            return
+        try:
+            in_background(self._producer.abort_transaction, "abort").result(_SLACK_S)
+            self._is_open = False
+        except (KafkaException, TimeoutError) as error:
+            self._lost(f"not aborted: {error}")
+
+    def is_ready(self) -> bool:
+        """Whether records can be sent; False while a new producer is being made, which needs a broker.
+
+        Raises:
+            StopWorker: the broker refuses us for good.
+        """
+        if self._remaking is None:
+            return True
+        if not self._remaking.done():
+            return False
+        error = self._remaking.exception()
+        if error is None:
+            self._remaking = None
+            return True
+        if not isinstance(error, KafkaException):
+            raise error
+        if error.args[0].code() in _HOPELESS:
+            raise self._cannot_start(error) from error
+        self._log.warning("waiting for Kafka to let a producer begin", error=error.args[0].str())
+        self._remake()
+        return False
+
+    def _give_up(self, error: KafkaException) -> NotCommittedError:
+        """What an error means for what was sent: aborted here, or left to a new producer."""
+        said = error.args[0]
+        if said.code() in _HOPELESS:
+            missing = unauthorized(
+                said,
+                topic=f"{self._pipeline}'s outputs",
+                transactional_id=self._config.get("transactional.id", ""),
+            )
+            raise StopWorker(Exit.KAFKA, missing or f"Kafka refuses the outputs: {said.str()}") from error
+        if said.fatal() or not said.txn_requires_abort() or said.code() in _UNKNOWN_OUTCOME:
+            if said.code() in _FENCED:
+                self._note_fenced(said)
+            return self._lost(said.str(), is_member=said.code() not in _FENCED)
+        self._log.warning("transaction aborted", error=said.name(), detail=said.str())
+        self.abort()
+        return NotCommittedError(said.str(), is_member=said.code() not in _NOT_A_MEMBER)
+
+    def _note_fenced(self, said: KafkaError) -> None:
+        now_s = time.monotonic()
+        self._fenced_at_s = [at_s for at_s in self._fenced_at_s if now_s - at_s < _FENCED_WITHIN_S] + [now_s]
+        if len(self._fenced_at_s) >= _FENCED_OFTEN:
+            raise StopWorker(
+                Exit.FENCED,
+                f"fenced {_FENCED_OFTEN} times within {_FENCED_WITHIN_S:g} s ({said.str()}): another live "
+                f"worker uses transactional id {self._config['transactional.id']!r}: give each its own "
+                f"delivery.worker_id",
+            )
+
+    def _lost(self, why: str, *, is_member: bool = True) -> NotCommittedError:
+        self._log.warning("producer given up, making a new one", error=why)
+        self._remake()
+        return NotCommittedError(why, is_member=is_member)
+
+    def _remake(self) -> None:
+        """A new producer under the same id: its start ends whatever the old one left open."""
+        self._is_open = False
+        in_background(partial(_discard, self._producer), "discard")  # destroying a client can take seconds
+        self._make()
+        if self._is_transactional:
+            self._remaking = in_background(partial(self._producer.init_transactions, _INIT_S), "init")
+
+    def _retried(self, call: Callable[[], Any], give_up_s: float) -> None:
+        """Repeat a call that may be; with the same arguments, as it must be.
+
+        Its own time-out stays infinite, as librdkafka asks; one that hangs is left behind.
+        """
+        for left in reversed(range(_RETRIES)):
+            try:
+                in_background(call, "commit").result(max(0.0, give_up_s - time.monotonic()))
+                return
+            except KafkaException as error:
+                said = error.args[0]
+                if not left or said.fatal() or said.txn_requires_abort() or not said.retriable():
+                    raise
 
     def close(self) -> None:
         """Drop what was not committed, and let go of connections."""
-        if self._is_open:
-            self._producer.abort_transaction(5.0)
-            self._is_open = False
-        self._producer.flush(5.0)
+        self.abort()
+        if self._remaking is None:
+            self._producer.flush(_SLACK_S)
+
+
+def _discard(producer: Any) -> None:
+    """Drop what a producer still holds; nothing of it may be sent beside its successor."""
+    with suppress(KafkaException):
+        producer.purge()
+        producer.flush(_SLACK_S)

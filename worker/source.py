@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.batch import Records
@@ -16,6 +18,7 @@ from worker.rights import unauthorized
 
 _METADATA_S = 10.0
 _ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
+_COMPLAIN_MS = 10_000.0
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
 _PRODUCER_ONLY = (
     "acks",
@@ -27,23 +30,40 @@ _PRODUCER_ONLY = (
     "queue.buffering.",
 )
 Assigned = Callable[[list[int]], None]
-# Errors that librdkafka goes on repairing by itself; they are counted by its log, not by us.
-_TRANSIENT = {
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TRANSPORT,
-    KafkaError._PARTITION_EOF,
-    KafkaError._RESOLVE,
+# What no waiting mends. Anything else librdkafka goes on repairing by itself.
+_HOPELESS = {
+    KafkaError._AUTHENTICATION,
+    KafkaError._BAD_MSG,
+    KafkaError._SSL,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError.UNRELEASED_INSTANCE_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.UNSUPPORTED_ASSIGNOR,
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+    KafkaError.GROUP_MAX_SIZE_REACHED,
 }
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_EXPECTED = {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
 
 
-def consumer_config(properties: dict[str, str], *, group: str, protocol: str, start: str) -> dict[str, Any]:
-    """Settings of the input consumer."""
+class OffsetsGoneError(Exception):
+    """The topic does not hold the next offset of a partition any more, or was made anew."""
+
+
+def consumer_config(
+    properties: dict[str, str], *, group: str, protocol: str, instance_id: str | None = None
+) -> dict[str, Any]:
+    """Settings of the input consumer; an instance id makes it a static member."""
     config: dict[str, Any] = {
         "group.id": group,
         "group.protocol": protocol,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        "auto.offset.reset": start,
+        # Where to begin is ours to say; an offset that is gone must be an error, never a silent leap.
+        "auto.offset.reset": "error",
         # Also on plain topics: it is what makes the client wait for a predecessor's pending offsets.
         "isolation.level": "read_committed",
         "queued.max.messages.kbytes": 16384,
@@ -51,15 +71,21 @@ def consumer_config(properties: dict[str, str], *, group: str, protocol: str, st
         "fetch.queue.backoff.ms": 5,  # default 1000: a fast reader starves for a second
         "fetch.wait.max.ms": 50,
         "enable.partition.eof": False,
-        **{name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)},
+        "topic.metadata.refresh.interval.ms": 30_000,  # default 5 min: that long, added partitions go unseen
     }
+    if instance_id is not None:
+        config["group.instance.id"] = instance_id
     if protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
+        # Default 45 s: the lanes of a worker that died would wait as long. Above any transaction's time-out,
+        # so that what it left open is aborted before its lanes move.
+        config["session.timeout.ms"] = 15_000
+    config |= {name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)}
     return config
 
 
 class Source:
-    """The consumer; one thread uses it."""
+    """The consumer, and which of its partitions are held back; one thread polls it."""
 
     def __init__(
         self,
@@ -69,9 +95,14 @@ class Source:
     ) -> None:
         self.refusals = Refusals()
         self.consumer = Consumer({**config, "error_cb": self.refusals.note})
+        self._log = structlog.get_logger(topic=topic)
         self._topic = topic
         self._group = str(config["group.id"])
         self._now_ms = now_ms
+        self._held: set[int] = set()  # assigned, and not to be read now
+        self._gone: set[int] = set()  # taken from us during the poll under way
+        self._error: BaseException | None = None  # raised in a callback
+        self._complained_ms: dict[int, float] = {}  # error code to when it was last logged
         self.first_at_ms = now_ms()  # when the first record of the last poll was here
         self.is_drained = True  # the last poll took all that was here
 
@@ -79,45 +110,74 @@ class Source:
         """Partitions of the input topic; StopWorker when it does not exist."""
         return partition_count(self.consumer, self._topic, self.refusals)
 
-    def subscribe(
-        self, on_assign: Callable[[list[int]], dict[int, int]], on_revoke: Assigned, on_lost: Assigned
-    ) -> None:
-        """Join the group. The callbacks run inside poll().
+    def subscribe(self, on_assign: Assigned, on_revoke: Assigned, on_lost: Assigned) -> None:
+        """Join the group. The callbacks run inside poll() and close(), which raise what they raise.
 
         Args:
-            on_assign: partitions to the offset to read each from.
+            on_assign: partitions that are ours from now on; they are held until `start`.
             on_revoke: called while the partitions are still ours; commit before returning.
             on_lost: called when they already belong to somebody else; commit nothing.
         """
 
         def assign(consumer: Any, partitions: list[TopicPartition]) -> None:
-            starts = on_assign([p.partition for p in partitions])
-            consumer.incremental_assign(
-                [TopicPartition(self._topic, p, start) for p, start in starts.items()]
-            )
+            ours = [p.partition for p in partitions]
+            # Where to read from takes a while to find out, and other partitions go on meanwhile.
+            consumer.incremental_assign([TopicPartition(self._topic, p, 0) for p in ours])
+            with self._kept():
+                self.hold(ours)
+                on_assign(ours)
 
-        def revoke(consumer: Any, partitions: list[TopicPartition]) -> None:
-            on_revoke([p.partition for p in partitions])
-            consumer.incremental_unassign(partitions)
+        def forget(on_end: Assigned) -> Callable[[Any, list[TopicPartition]], None]:
+            def end(consumer: Any, partitions: list[TopicPartition]) -> None:
+                ours = [p.partition for p in partitions]
+                with self._kept():
+                    on_end(ours)
+                self._held -= set(ours)
+                self._gone |= set(ours)
+                consumer.incremental_unassign(partitions)
 
-        def lost(consumer: Any, partitions: list[TopicPartition]) -> None:
-            on_lost([p.partition for p in partitions])
-            consumer.incremental_unassign(partitions)
+            return end
 
-        self.consumer.subscribe([self._topic], on_assign=assign, on_revoke=revoke, on_lost=lost)
-
-    def committed(self, partitions: list[int]) -> dict[int, int | None]:
-        """Next offset of the group by partition; None where it never committed."""
-        asked = [TopicPartition(self._topic, p) for p in partitions]
-        found = self.consumer.committed(asked, timeout=_METADATA_S)
-        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
-
-    def bounds(self, partition: int) -> tuple[int, int]:
-        """Oldest offset still held and the next one to be written."""
-        low, high = self.consumer.get_watermark_offsets(
-            TopicPartition(self._topic, partition), timeout=_METADATA_S
+        self.consumer.subscribe(
+            [self._topic], on_assign=assign, on_revoke=forget(on_revoke), on_lost=forget(on_lost)
         )
-        return low, high
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep an error for the caller of poll() or close().
+
+        One that passes through the client on its way comes out as a KafkaError, which is no exception at all
+        and which nothing catches (confluent-kafka 2.16.1).
+        """
+        try:
+            yield
+        except BaseException as error:
+            self._error = self._error or error
+
+    def _raise_kept(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def hold(self, partitions: Iterable[int]) -> None:
+        """Read nothing of these partitions until `start`; what was fetched of them is thrown away."""
+        new = set(partitions) - self._held
+        self._held |= new
+        if new:
+            self.consumer.pause([TopicPartition(self._topic, p) for p in new])
+
+    def start(self, partition: int, offset: int) -> bool:
+        """Read a held partition from this offset; False when the client cannot yet: ask again."""
+        try:
+            # In this order: seeking discards what was fetched, resuming fetches from where was sought.
+            self.consumer.seek(TopicPartition(self._topic, partition, offset))
+            self.consumer.resume([TopicPartition(self._topic, partition)])
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
+                return False
+            raise
+        self._held.discard(partition)
+        return True
 
     def high_offset(self, partition: int) -> int:
         """The next offset to be written, as the last fetch told; -1 when not known yet."""
@@ -131,16 +191,24 @@ class Source:
             room: how many are wanted at most.
             wait_ms: how long to wait for the first.
             gather_ms: how long to wait for more once the first is here; 0 takes what is here already.
+
+        Raises:
+            OffsetsGoneError: a partition cannot be read on from where it is; take all lanes again.
+            StopWorker: reading cannot go on at all.
         """
+        self._gone.clear()
         # consume(n, t) waits all of t unless n records arrive: so first wait for one, then gather.
         messages = self.consumer.consume(1, wait_ms / 1000)
         self.first_at_ms = self._now_ms()
         if messages and room > 1:
             messages += self.consumer.consume(room - 1, gather_ms / 1000)
+        self._raise_kept()
         self.is_drained = len(messages) < room
         good = [m for m in messages if m.error() is None]
         if len(good) < len(messages):
-            self._raise_unless_transient([m.error() for m in messages if m.error() is not None])
+            self._judge([m for m in messages if m.error() is not None])
+        if self._held or self._gone:  # a callback of the second call may concern what the first one brought
+            good = [m for m in good if m.partition() not in self._held | self._gone]
         if not good:
             return None
         n = len(good)
@@ -153,17 +221,47 @@ class Source:
             messages=good,
         )
 
+    def _judge(self, bad: list[Any]) -> None:
+        for message in bad:
+            error, partition = message.error(), message.partition()
+            if error.code() == KafkaError._AUTO_OFFSET_RESET:
+                if partition not in self._held:
+                    raise OffsetsGoneError(f"{self._topic} partition {partition}: {error.str()}")
+            elif error.fatal():
+                raise StopWorker(Exit.FENCED, f"this member is out of the group for good: {error.str()}")
+            elif (missing := unauthorized(error, topic=self._topic, group=self._group)) is not None:
+                raise StopWorker(Exit.KAFKA, missing)
+            elif error.code() in _HOPELESS:
+                raise StopWorker(Exit.KAFKA, f"reading failed: {error.str()}")
+            elif error.code() in _NO_TOPIC:
+                self._check_topic()
+            elif error.code() not in _EXPECTED:
+                self._complain(error)
+
+    def _check_topic(self) -> None:
+        """Stop when the topic is really gone; a broker that just started may not know it yet."""
+        try:
+            found = self.consumer.list_topics(self._topic, timeout=_METADATA_S).topics[self._topic]
+        except KafkaException:
+            return
+        if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise StopWorker(
+                Exit.KAFKA,
+                f"topic {self._topic!r} does not exist any more: it was deleted while being read. Create it "
+                f"again and start the workers: they begin it anew; scores already published stay",
+            )
+
+    def _complain(self, error: Any) -> None:
+        """Log what librdkafka is repairing, at most every ten seconds."""
+        now_ms = self._now_ms()
+        if now_ms - self._complained_ms.get(error.code(), -_COMPLAIN_MS) >= _COMPLAIN_MS:
+            self._complained_ms[error.code()] = now_ms
+            self._log.warning("Kafka is in trouble, going on", error=error.name(), detail=error.str())
+
     def close(self) -> None:
         """Leave the group; runs on_revoke for what is still assigned."""
         self.consumer.close()
-
-    def _raise_unless_transient(self, errors: list[Any]) -> None:
-        for error in errors:
-            missing = unauthorized(error, topic=self._topic, group=self._group)
-            if missing is not None:
-                raise StopWorker(Exit.KAFKA, missing)
-            if error.code() not in _TRANSIENT and not error.retriable():
-                raise StopWorker(Exit.KAFKA, f"reading failed: {error.str()}")
+        self._raise_kept()
 
 
 def partition_count(client: Any, topic: str, refusals: Refusals | None = None) -> int:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from benchmarks.workers import pipeline_file
+from benchmarks.workers import create_topics, pipeline_file, running, topics_of
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from schemas.table import to_table
 
 START_MS = 1_760_000_000_000  # 2025-10-09
+PARTITIONS = 6
+# The broker waits this long for a killed member before it gives its lanes to another; its least is 6 s.
+SOON_MISSED = {"properties": {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}}
 Place = tuple[int, int]  # source partition and offset: what identifies a record whatever it says
 
 
@@ -183,3 +186,28 @@ class Reader:
             )
             self.outcomes.times_seen[place] += 1
             self.outcomes.dead_letters[place] = headers["penstock.reason"].decode()
+
+
+def undisturbed(
+    kafka: str, env: dict[str, str], folder: Path, values: tuple[list[bytes], list[bytes]]
+) -> Outcomes:
+    """What one worker that nobody disturbs gives for the same records."""
+    prefix = f"calm-{time.time_ns()}."
+    create_topics(kafka, topics_of(prefix, PARTITIONS))
+    fill(kafka, f"{prefix}transactions", *values)
+    calm = folder / "calm"
+    calm.mkdir()
+    opened = Reader(kafka, prefix)
+    with running([[alone(calm, prefix)]], calm, env):
+        outcomes = opened.read_all(len(values[0]))
+    opened.close()
+    return outcomes
+
+
+def assert_same(found: Outcomes, expected: Outcomes, events: int) -> None:
+    """Every record exactly once, with the undisturbed score, flags and alerts."""
+    assert len(found.times_seen) == events
+    assert found.doubled == []
+    assert found.scores == expected.scores
+    assert found.flags == expected.flags
+    assert found.alerts == expected.alerts

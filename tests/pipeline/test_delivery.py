@@ -10,13 +10,19 @@ import pytest
 import redis
 
 from benchmarks.workers import create_topics, running, start_worker, topics_of
-from tests.pipeline.streams import Outcomes, Reader, alone, fill, transactions
+from tests.pipeline.streams import (
+    PARTITIONS,
+    SOON_MISSED,
+    Reader,
+    alone,
+    assert_same,
+    fill,
+    transactions,
+    undisturbed,
+)
 from worker.exits import Exit
 
-PARTITIONS = 6
 EVENTS = 12_000
-# The broker waits this long for a killed member before it gives its lanes to another; its least is 6 s.
-SOON_MISSED = {"properties": {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}}
 
 
 @pytest.fixture
@@ -43,31 +49,6 @@ def reader(kafka_bootstrap: str, prefix: str) -> Iterator[Reader]:
     opened = Reader(kafka_bootstrap, prefix)
     yield opened
     opened.close()
-
-
-def undisturbed(
-    kafka: str, env: dict[str, str], folder: Path, values: tuple[list[bytes], list[bytes]]
-) -> Outcomes:
-    """What one worker that nobody disturbs gives for the same records."""
-    prefix = f"calm-{time.time_ns()}."
-    create_topics(kafka, topics_of(prefix, PARTITIONS))
-    fill(kafka, f"{prefix}transactions", *values)
-    calm = folder / "calm"
-    calm.mkdir()
-    opened = Reader(kafka, prefix)
-    with running([[alone(calm, prefix)]], calm, env):
-        outcomes = opened.read_all(len(values[0]))
-    opened.close()
-    return outcomes
-
-
-def assert_same(found: Outcomes, expected: Outcomes, events: int) -> None:
-    """Every record exactly once, with the undisturbed score, flags and alerts."""
-    assert len(found.times_seen) == events
-    assert found.doubled == []
-    assert found.scores == expected.scores
-    assert found.flags == expected.flags
-    assert found.alerts == expected.alerts
 
 
 @pytest.mark.kafka

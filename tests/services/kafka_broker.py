@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from tests.services.kafka_jars import MIN_JAVA, jars, java_major
 from tests.services.processes import Service, Unavailable, first_that_starts, free_port, new_directory
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 CLUSTER_ID = "cGVuc3RvY2stdGVzdHMtMQ"  # 16 bytes in base64; any fixed one will do
 
 CONFIG = "server.properties"

@@ -1,0 +1,184 @@
+"""Brokers may come and go; what must never be skipped or mixed up stops the worker, which says why."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from benchmarks.workers import create_topics, running, start_worker, topics_of
+from tests.pipeline.streams import PARTITIONS, Reader, alone, assert_same, fill, transactions, undisturbed
+from tests.services import Service
+from worker.exits import Exit
+
+EVENTS = 6_000
+WITHIN_S = 90.0
+pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+
+
+def services(kafka: str, redis_url: str, delivery: str = "exactly_once") -> dict[str, str]:
+    """Where a worker process finds them."""
+    return {
+        "PENSTOCK_KAFKA": kafka,
+        "PENSTOCK_STORE": redis_url,
+        "PENSTOCK_DELIVERY": delivery,
+        "PENSTOCK_DEVICE": "cpu",
+    }
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_thirty_seconds_without_any_broker_are_survived(
+    own_broker: Service, redis_url: str, topic_prefix: str, tmp_path: Path, delivery: str
+) -> None:
+    """The broker is killed in the middle of the stream; nothing exits, nothing is lost or doubled."""
+    kafka, prefix = own_broker.address, topic_prefix
+    env = services(kafka, redis_url, delivery)
+    records = transactions(EVENTS, seed=21)
+    expected = undisturbed(kafka, env, tmp_path, records)
+    create_topics(kafka, topics_of(prefix, PARTITIONS))
+    file = alone(tmp_path, prefix, batching={"max_rows": 64})
+    topic, half = f"{prefix}transactions", EVENTS // 2
+    reader = Reader(kafka, prefix)
+
+    with running([[file]], tmp_path, env) as (worker,):
+        fill(kafka, topic, *(part[:half] for part in records))
+        reader.read_until(lambda found: len(found.times_seen) > half // 4)
+        own_broker.kill()
+        time.sleep(30.0 if delivery == "exactly_once" else 10.0)
+        own_broker.start()
+        fill(kafka, topic, *(part[half:] for part in records))
+        found = reader.read_all(EVENTS, WITHIN_S)
+        assert worker.process.poll() is None, worker.tail()
+    reader.close()
+
+    if delivery == "exactly_once":
+        assert_same(found, expected, EVENTS)
+    assert found.scores == expected.scores
+
+
+def test_partitions_added_to_the_input_stop_the_worker_with_the_way_out(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    topic = f"{topic_prefix}transactions"
+    env = services(kafka_bootstrap, redis_url)
+    file = alone(tmp_path, topic_prefix, kafka={"properties": {"topic.metadata.refresh.interval.ms": 1000}})
+    records = transactions(500, seed=22)
+    fill(kafka_bootstrap, topic, *records)
+    reader = Reader(kafka_bootstrap, topic_prefix)
+
+    worker = start_worker([file], tmp_path / "worker.log", env)
+    try:
+        reader.read_all(len(records[0]))
+        admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+        admin.create_partitions([NewPartitions(topic, 4)])[topic].result(30)
+        code = worker.process.wait(WITHIN_S)
+    finally:
+        worker.process.kill()
+        worker.process.wait(10)
+        reader.close()
+
+    assert code == Exit.CONFIG, worker.tail()
+    assert "has 4 partitions, and had 2" in worker.tail()
+    assert "Way out" in worker.tail()
+
+
+def test_a_deleted_input_topic_stops_the_worker_and_is_named(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    topic = f"{topic_prefix}transactions"
+    file = alone(
+        tmp_path,
+        topic_prefix,
+        kafka={
+            "properties": {
+                "topic.metadata.refresh.interval.ms": 1000,
+                "topic.metadata.propagation.max.ms": 1000,
+            }
+        },
+    )
+
+    with running([[file]], tmp_path, services(kafka_bootstrap, redis_url)) as (worker,):
+        admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+        admin.delete_topics([topic])[topic].result(30)
+        code = worker.process.wait(WITHIN_S)
+
+    assert code == Exit.KAFKA, worker.tail()
+    assert f"{topic}' does not exist any more" in worker.tail()
+
+
+def cut(kafka: str, topic: str, partition: int, before: int) -> None:
+    """Remove the oldest records of a partition, as retention does."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    (future,) = admin.delete_records([TopicPartition(topic, partition, before)]).values()
+    future.result(30)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip_and_count"])
+def test_records_that_retention_removed_unread_are_never_skipped_in_silence(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path, policy: str
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 1))
+    topic = f"{topic_prefix}transactions"
+    env = services(kafka_bootstrap, redis_url)
+    file = alone(tmp_path, topic_prefix, source={"when_skipped": policy})
+    keys, values = transactions(600, seed=23)
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    fill(kafka_bootstrap, topic, keys[:200], values[:200])
+    with running([[file]], tmp_path, env):
+        reader.read_all(200)
+
+    fill(kafka_bootstrap, topic, keys[200:], values[200:])
+    cut(kafka_bootstrap, topic, 0, 300)
+    worker = start_worker([file], tmp_path / "second.log", env)
+    try:
+        if policy == "stop":
+            code = worker.process.wait(WITHIN_S)
+        else:
+            found = reader.read_all(500)
+    finally:
+        worker.process.kill()
+        worker.process.wait(10)
+        reader.close()
+
+    if policy == "stop":
+        assert code == Exit.KAFKA, worker.tail()
+        assert "100 offsets would get no outcome" in worker.tail()
+        return
+    assert sorted(found.times_seen) == [(0, offset) for offset in [*range(200), *range(300, 600)]]
+    assert all(found.flags[(0, offset)][1] for offset in range(300, 600)), "the gap makes windows incomplete"
+    assert '"offsets": 100' in worker.log.read_text()
+
+
+def test_a_static_member_gets_its_lanes_back_without_a_rebalance(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 4))
+    env = services(kafka_bootstrap, redis_url)
+    records = transactions(1200, seed=24)
+    topic = f"{topic_prefix}transactions"
+    files = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        files.append(
+            alone(folder, topic_prefix, kafka={"static_membership": True}, delivery={"worker_id": name})
+        )
+    reader = Reader(kafka_bootstrap, topic_prefix)
+
+    with running([[files[0]], [files[1]]], tmp_path, env) as (first, second):
+        fill(kafka_bootstrap, topic, *(part[:600] for part in records))
+        reader.read_all(600)
+        taken = second.log.read_text().count('"lane taken"')
+        assert first.stop() == Exit.OK
+        with running([[files[0]]], tmp_path / "a", env):
+            fill(kafka_bootstrap, topic, *(part[600:] for part in records))
+            found = reader.read_all(1200)
+            assert second.log.read_text().count('"lane taken"') == taken, "the other kept its own"
+    reader.close()
+
+    assert found.doubled == []

@@ -1,0 +1,74 @@
+"""What Kafka knows of the input topic, asked beside the loop: what is committed, what is still held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from worker.exits import Exit, StopWorker
+
+_TIMEOUT_S = 10.0
+_MADE_FOR = "partitions="  # in the metadata of every commit: the topic's partition count
+
+
+class Scout:
+    """A client of the group that is no member of it; one thread at a time uses it.
+
+    It is a client of its own because get_watermark_offsets() does not return while another thread goes on
+    calling consume() on the same one (confluent-kafka 2.16.1: the first answer came when that loop ended).
+    """
+
+    def __init__(self, config: dict[str, Any], topic: str) -> None:
+        self._config = config
+        self._topic = topic
+        self._client: Any = None  # opened when first needed
+
+    def committed(self) -> dict[int, int | None]:
+        """Next offset of the group for every partition of the topic; None where it never committed.
+
+        Raises:
+            KafkaException: no answer in time, also while a transaction with offsets is undecided.
+            StopWorker: the topic has another number of partitions than when the group last committed.
+        """
+        known = self._open().list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
+        if known.error is not None:
+            raise KafkaException(known.error)
+        count = len(known.partitions)
+        asked = [TopicPartition(self._topic, p) for p in range(count)]
+        found = self._open().committed(asked, timeout=_TIMEOUT_S)
+        for tp in found:
+            if tp.error is not None:
+                raise KafkaException(tp.error)
+            _check_count(self._topic, count, tp)
+        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """Oldest offset still held and the next one to be written; KafkaException without an answer."""
+        asked = TopicPartition(self._topic, partition)
+        low, high = self._open().get_watermark_offsets(asked, timeout=_TIMEOUT_S)
+        return low, high
+
+    def _open(self) -> Any:
+        if self._client is None:
+            self._client = Consumer(self._config)
+        return self._client
+
+
+def commit_offsets(topic: str, next_offsets: dict[int, int], count: int) -> list[TopicPartition]:
+    """The offsets of a commit, each with the number of partitions that the topic has."""
+    return [TopicPartition(topic, p, offset, f"{_MADE_FOR}{count}") for p, offset in next_offsets.items()]
+
+
+def _check_count(topic: str, count: int, committed: TopicPartition) -> None:
+    """Keys keep their partition only while the topic keeps its number of partitions."""
+    said = committed.metadata or ""
+    if not said.startswith(_MADE_FOR) or said == f"{_MADE_FOR}{count}":
+        return
+    raise StopWorker(
+        Exit.CONFIG,
+        f"topic {topic!r} has {count} partitions, and had {said.removeprefix(_MADE_FOR)} when this group "
+        f"last committed: its keys have moved, and features of one key would be spread over two partitions. "
+        f"Way out: create a topic with {count} partitions, copy the records into it by key and in order, and "
+        f"set source.topic and kafka.group to new names (docs/operating.md)",
+    )
