@@ -7,11 +7,12 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from benchmarks.workers import create_topics, running, topics_of
@@ -97,11 +98,12 @@ def place(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> Place:
+) -> Iterator[Place]:
     """A pipeline without any record yet."""
     monkeypatch.setenv("PENSTOCK_KAFKA", kafka_bootstrap)
     create_topics(kafka_bootstrap, topics_of(topic_prefix, PARTITIONS))
-    return Place(kafka_bootstrap, topic_prefix, alone(tmp_path, topic_prefix), capsys)
+    yield Place(kafka_bootstrap, topic_prefix, alone(tmp_path, topic_prefix), capsys)
+    structlog.reset_defaults()  # the commands log to the stderr of this test, which ends here
 
 
 @pytest.mark.kafka
