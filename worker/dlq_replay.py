@@ -11,10 +11,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from worker.config import Pipeline
-from worker.decode import TIME_MARKER
 from worker.dlq import DeadLetter, bounds, client_config, letters, open_letters, replay_group
 from worker.dlq_memory import Memory, memories
 from worker.exits import Exit, StopWorker
+from worker.sink import is_theirs
 
 _TRANSACTION_MS = 60_000
 _CALL_S = 30.0
@@ -154,9 +154,7 @@ class _Producer:
             self._producer.begin_transaction()
         message = letter.message
         value, key = message.value(), message.key()
-        theirs = [
-            h for h in message.headers() or () if h[0] == TIME_MARKER or not h[0].startswith("penstock.")
-        ]
+        theirs = [header for header in message.headers() or () if is_theirs(header[0])]
         headers = [*theirs, (_ATTEMPT, str(letter.attempt).encode())]
         topic = self._pipeline.source.topic
         # A key decides the partition as for any producer; without one the record goes back where it was.

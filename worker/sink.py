@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.background import in_background
 from worker.batch import Rejected
+from worker.decode import TIME_MARKER
 from worker.exits import Exit, StopWorker
 from worker.refusals import Refusals
 from worker.rights import unauthorized
@@ -47,6 +48,11 @@ _HOPELESS = {
     KafkaError.UNSUPPORTED_VERSION,
     KafkaError._AUTHENTICATION,
 }
+
+
+def is_theirs(name: str) -> bool:
+    """Whether a header is the producer's own; the others a dead letter was given, and sent in again with."""
+    return name == TIME_MARKER or not name.startswith(_OURS)
 
 
 def _attempts(message: Any) -> int:
@@ -161,7 +167,7 @@ class Sink:
             self._begin()
             for reject in rejected:
                 message = reject.message
-                theirs = [header for header in message.headers() or () if not header[0].startswith(_OURS)]
+                theirs = [header for header in message.headers() or () if is_theirs(header[0])]
                 headers = [*theirs, *self._headers(reject)]
                 record = (self._dead_letters, message.value(), message.key())
                 try:

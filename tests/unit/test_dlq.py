@@ -21,6 +21,7 @@ from worker.dlq_memory import Memory, remembered
 from worker.dlq_replay import Choice
 from worker.dlq_show import as_json, describe, table
 from worker.exits import StopWorker
+from worker.sink import is_theirs
 
 SAID = {
     "reason": "truncated", "detail": "amount: found 3 bytes, expected 8", "stage": "decode", "pipeline": "p",
@@ -93,6 +94,13 @@ def test_a_dead_letter_is_what_its_headers_say() -> None:
 )
 def test_a_record_that_is_no_dead_letter_is_none(headers: list[tuple[str, bytes | None]] | None) -> None:
     assert dead_letter(Dead(message=Message(record_value=b"v", record_headers=headers))) is None
+
+
+def test_headers_of_the_producer_stay_and_those_of_a_dead_letter_go() -> None:
+    """A time marker that was refused must still be one when it is sent in again."""
+    names = ("trace", "penstock.time-marker", "penstock.reason", "penstock.attempt")
+
+    assert [is_theirs(name) for name in names] == [True, True, False, False]
 
 
 # What was sent in again.
