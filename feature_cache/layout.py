@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 AGGREGATES = ("count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct")
-ROW_VERSION = 1  # of the packed form, see packing.py
+ROW_VERSION = 2  # of the packed form, see packing.py
 NEVER_US = -(2**62)  # "nothing has been forgotten": older than any event time
 FOREVER_US = 2**62  # a history without an end
 

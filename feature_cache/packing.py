@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from feature_cache.layout import ROW_VERSION
 
-HEADER_WORDS = 3  # version and alert level, generation, time of the last alert
+HEADER_WORDS = 4
 
 # One row, in 8-byte little-endian words:
-#   [version | alert level << 8] [generation] [alert_us]
+#   [version | alert level << 8 | steps back << 16] [generation] [alert_us] [newest_us]
 #   then per group [length] [forgotten_us] [length times] [length * channels values, padded to a whole word]
 
 
@@ -93,9 +93,11 @@ def pack(rows: Any, slots: NDArray[np.int64], generation: int) -> list[bytes]:
     ends = np.cumsum(sizes)
     starts = ends - sizes
     words = np.zeros(int(ends[-1]) if len(slots) else 0, "<i8")
-    words[starts] = ROW_VERSION | (rows.alert_level[slots].astype(np.int64) << 8)
+    levels, steps_back = (x[slots].astype(np.int64) for x in (rows.alert_level, rows.steps_back))
+    words[starts] = ROW_VERSION | (levels << 8) | (steps_back << 16)
     words[starts + 1] = generation
     words[starts + 2] = rows.alert_us[slots]
+    words[starts + 3] = rows.newest_us[slots]
     cursor = starts + HEADER_WORDS
     for group in rows.groups:
         alias = words.view(group.values.dtype)
@@ -130,7 +132,9 @@ def unpack(rows: Any, slots: NDArray[np.int64], packed: list[bytes]) -> None:
     if ((words[starts] & 0xFF) != ROW_VERSION).any():
         raise CorruptRowError(f"found a row of another version, expected version {ROW_VERSION}")
     rows.alert_level[slots] = (words[starts] >> 8) & 0xFF
+    rows.steps_back[slots] = (words[starts] >> 16) & 0xFF
     rows.alert_us[slots] = words[starts + 2]
+    rows.newest_us[slots] = words[starts + 3]
     cursor = starts + HEADER_WORDS
     for group in rows.groups:
         alias = words.view(group.values.dtype)

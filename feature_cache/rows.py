@@ -53,6 +53,8 @@ class HotRows:
         self.groups = tuple(_empty_group(spec, capacity) for spec in layout.groups)
         self.alert_level = np.zeros(capacity, np.uint8)  # 0 none, else severity 1..
         self.alert_us = np.full(capacity, NEVER_US, np.int64)  # event time of the last alert raised
+        self.newest_us = np.full(capacity, NEVER_US, np.int64)  # event time of the newest event remembered
+        self.steps_back = np.zeros(capacity, np.uint8)  # see order.py
         self.lane = np.full(capacity, -1, np.int32)
         self.is_dirty = np.zeros(capacity, np.bool_)
         self.is_guess = np.zeros(capacity, np.bool_)  # began from nothing while the store was away
@@ -124,6 +126,8 @@ class HotRows:
         self.is_guess[slots] = False
         self.alert_level[slots] = 0
         self.alert_us[slots] = NEVER_US
+        self.newest_us[slots] = NEVER_US
+        self.steps_back[slots] = 0
         for group in self.groups:
             group.length[slots] = 0
             group.forgotten[slots] = NEVER_US

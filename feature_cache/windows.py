@@ -32,6 +32,13 @@ def _after(times: Any, length: int, t: int) -> int:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def forget_all(length: Any, forgotten: Any, slot: int, t: int) -> None:
+    """Begin a row anew at t: times before it are of a clock that has been set back since."""
+    length[slot] = 0
+    forgotten[slot] = t - 1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def remember(
     times: Any, values: Any, length: Any, forgotten: Any, slot: int, t: int, x: Any, history_us: int
 ) -> int:
@@ -142,6 +149,7 @@ def apply_windows(
     slots: Any,
     event_us: Any,
     x: Any,
+    clock_reset: Any,
     times: Any,
     values: Any,
     length: Any,
@@ -157,9 +165,10 @@ def apply_windows(
     """Give each event its windows (t - w, t], itself included, then remember it; in offset order.
 
     Args:
-        slots: (n,) int64 row of each event.
+        slots: (n,) int64 row of each event; -1: the event gets zeros and is not remembered.
         event_us: (n,) int64 event time.
         x: (n,) float64 the value aggregated.
+        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
         times, values: (rows, capacity) int64, float64; sorted by time, ties in offset order.
         length, forgotten: (rows,) int64; see `remember`.
         lane_forgotten_us: (n,) int64; the lane knows nothing at or before this time.
@@ -177,6 +186,11 @@ def apply_windows(
     for i in range(slots.shape[0]):
         s = slots[i]
         t = event_us[i]
+        if s < 0:
+            out[i] = 0.0
+            continue
+        if clock_reset[i]:
+            forget_all(length, forgotten, s, t)
         _aggregate(times[s], values[s], length[s], t, True, x[i], windows_us, codes, out[i])
         if max(forgotten[s], lane_forgotten_us[i]) > t - windows_us[-1]:
             incomplete[i] = True

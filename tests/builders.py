@@ -138,6 +138,8 @@ def features(
     sequences: dict[str, NDArray[np.float32]] | None = None,
     lookup_age_ms: Sequence[int] | None = None,
     late: Sequence[bool] | None = None,
+    time_order: Sequence[int] | None = None,
+    refused: Sequence[bool] | None = None,
     incomplete: Sequence[bool] | None = None,
     degradation: Sequence[int] | None = None,
 ) -> Features:
@@ -150,6 +152,9 @@ def features(
         slots=np.arange(n, dtype=np.int64),
         is_muted=np.zeros(n, np.bool_),
         late=np.array(down if late is None else late, np.bool_),
+        time_order=np.zeros(n, np.uint8) if time_order is None else np.array(time_order, np.uint8),
+        refused=np.array(down if refused is None else refused, np.bool_),
+        clock_reset=np.zeros(n, np.bool_),
         incomplete=np.array(down if incomplete is None else incomplete, np.bool_),
         degradation=np.array(down if degradation is None else degradation, np.uint8),
         lookup_age_ms=np.array([-1] * n if lookup_age_ms is None else lookup_age_ms, np.int64),
@@ -176,13 +181,16 @@ EVENT_AVSC = {
 }
 
 
-def pipeline(folder: Path, features: str, *, name: str = "p", rest: str = "", topic: str = "in") -> Pipeline:
-    """A pipeline file over EVENT_AVSC in this folder, loaded; features and rest are YAML."""
+def pipeline(
+    folder: Path, features: str, *, name: str = "p", rest: str = "", topic: str = "in", time: str = "{}"
+) -> Pipeline:
+    """A pipeline file over EVENT_AVSC in this folder, loaded; features, rest and source.time are YAML."""
     (folder / "event.avsc").write_text(json.dumps(EVENT_AVSC))
     path = folder / f"{name}.yaml"
     path.write_text(
         f"name: {name}\n"
-        f"source: {{topic: {topic}, schema: event.avsc, key: card, event_id: id, event_time: time}}\n"
+        f"source: {{topic: {topic}, schema: event.avsc, key: card, event_id: id, event_time: time, "
+        f"time: {time}}}\n"
         f"features:\n{features}\n"
         f"outputs: {{scores: {name}.scores, alerts: {name}.alerts, dead_letters: {name}.dead}}\n"
         f"{rest}\n"

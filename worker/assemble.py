@@ -104,6 +104,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         event_time=pipeline.source.event_time,
         time_unit_us=time_unit_us(schema.arrow.field(pipeline.source.event_time).type),
         max_future_us=pipeline.source.max_future_us,
+        takes_future=pipeline.source.time.future == "score",
         finite=plan.finite,
     )
     _warm(codec, schema, plan, decision, meter)
@@ -252,7 +253,8 @@ def _warm(
         read_lookup(MemoryStore(), ("", ""), scratch, lookup.group, [b""], one.astype(np.int32), one, one)
     if decision is not None:
         none = np.zeros(0, np.int64)
-        decide(np.zeros(0, np.float32), none, none, rows.alert_level, rows.alert_us, decision)
+        no = np.zeros(0, np.bool_)
+        decide(np.zeros(0, np.float32), none, none, no, rows.alert_level, rows.alert_us, decision)
 
 
 def _warm_packing(rows: HotRows) -> None:

@@ -69,6 +69,9 @@ class Features:
     slots: NDArray[np.int64]  # (n,) row of each event's entity
     is_muted: NDArray[np.bool_]  # (n,) the outcome is already published: state only
     late: NDArray[np.bool_]  # (n,) too late to count in later windows
+    time_order: NDArray[np.uint8]  # (n,) feature_cache.order: how the event stands in its entity's time
+    refused: NDArray[np.bool_]  # (n,) its time is one that the file does not take: no row has changed
+    clock_reset: NDArray[np.bool_]  # (n,) the entity's clock was set back, its row begins anew here
     incomplete: NDArray[np.bool_]  # (n,) some window reaches back over something forgotten
     degradation: NDArray[np.uint8]  # (n,) worst step of worker.degradation that the features stand on
     lookup_age_ms: NDArray[np.int64]  # (n,) how far behind the oldest lookup was; -1 without lookups
@@ -118,8 +121,35 @@ def join(parts: list[Batch]) -> Batch:
             slots=flat([f.slots for f in features]),
             is_muted=flat([f.is_muted for f in features]),
             late=flat([f.late for f in features]),
+            time_order=flat([f.time_order for f in features]),
+            refused=flat([f.refused for f in features]),
+            clock_reset=flat([f.clock_reset for f in features]),
             incomplete=flat([f.incomplete for f in features]),
             degradation=flat([f.degradation for f in features]),
             lookup_age_ms=flat([f.lookup_age_ms for f in features]),
+        ),
+    )
+
+
+def take(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    """These rows of a batch, ascending; its next offsets stay."""
+    events, features = batch.events, batch.features
+    columns = {
+        name: getattr(features, name)[rows] for name in Features.__dataclass_fields__ if name != "sequences"
+    }
+    return Batch(
+        events=Events(
+            table=events.table.take(pa.array(rows)),
+            keys=[events.keys[row] for row in rows.tolist()],
+            partition=events.partition[rows],
+            offset=events.offset[rows],
+            event_us=events.event_us[rows],
+            produced_ms=events.produced_ms[rows],
+            messages=[events.messages[row] for row in rows.tolist()],
+            next_offsets=events.next_offsets,
+            complete_us=events.complete_us,
+        ),
+        features=Features(
+            **columns, sequences={name: values[rows] for name, values in features.sequences.items()}
         ),
     )

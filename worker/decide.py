@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from feature_cache.layout import NEVER_US
+
 NONE, RAISED, UPDATED, CLEARED = range(4)
 LIFECYCLES = ("NONE", "RAISED", "UPDATED", "CLEARED")
 
@@ -36,6 +38,7 @@ def decide(
     scores: NDArray[np.float32],
     event_us: NDArray[np.int64],
     slots: NDArray[np.int64],
+    clock_reset: NDArray[np.bool_],
     alert_level: NDArray[np.uint8],
     alert_us: NDArray[np.int64],
     policy: DecisionPolicy,
@@ -46,6 +49,7 @@ def decide(
         scores: (n,) NaN means "not scored" and never alerts.
         event_us: (n,) event time, the clock of the cool-down.
         slots: (n,) row of each event's entity.
+        clock_reset: (n,) the entity's clock was set back: no cool-down of before counts any more.
         alert_level, alert_us: (rows,) the rows' alert state, updated in place.
 
     Returns:
@@ -59,7 +63,16 @@ def decide(
     urgency = scores.astype(np.float64) * sign
     if policy.cooldown_us is not None:
         _with_cooldown(
-            urgency, event_us, slots, alert_level, alert_us, thresholds, policy.cooldown_us, lifecycle, level
+            urgency,
+            event_us,
+            slots,
+            clock_reset,
+            alert_level,
+            alert_us,
+            thresholds,
+            policy.cooldown_us,
+            lifecycle,
+            level,
         )
     else:
         margin = policy.clear_margin or 0.0
@@ -84,6 +97,7 @@ def _with_cooldown(
     urgency: Any,
     event_us: Any,
     slots: Any,
+    clock_reset: Any,
     alert_level: Any,
     alert_us: Any,
     thresholds: Any,
@@ -93,10 +107,12 @@ def _with_cooldown(
 ) -> None:
     """One alert per entity and cool-down; a worse one is an update of it."""
     for i in range(urgency.shape[0]):
+        s = slots[i]
+        if clock_reset[i]:
+            alert_us[s] = NEVER_US
         now = _severity(urgency[i], thresholds)
         if now == 0:
             continue
-        s = slots[i]
         is_cooling = alert_level[s] > 0 and event_us[i] - alert_us[s] < cooldown_us
         if is_cooling and now <= alert_level[s]:
             continue

@@ -25,6 +25,7 @@ class DecodePlan:
     event_time: str  # event field
     time_unit_us: int  # microseconds per unit of that field
     max_future_us: int | None
+    takes_future: bool = False  # events beyond max_future too; time markers never
     finite: tuple[str, ...]  # numeric fields that features read: neither null, NaN nor infinite
 
 
@@ -71,7 +72,8 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
     ]
     table, rows = decoded.table, decoded.rows
     keys = records.keys if len(rows) == len(records) else [records.keys[row] for row in rows.tolist()]
-    event_us, verdict = _validate(table, keys, plan, latest_us[rows])
+    event_latest_us = np.full(len(rows), _LATEST_US) if plan.takes_future else latest_us[rows]
+    event_us, verdict = _validate(table, keys, plan, event_latest_us)
     if verdict.why:
         for row, (reason, detail) in sorted(verdict.why.items()):
             rejected.append(_rejected(records, int(rows[row]), "validate", reason, detail))
@@ -137,9 +139,17 @@ def _latest_us(records: Records, plan: DecodePlan, now_us: int) -> NDArray[np.in
     """(n,) the newest event time that is taken from each record."""
     if plan.max_future_us is None:
         return np.full(len(records), _LATEST_US, np.int64)
-    produced_ms = np.minimum(records.produced_ms, _LATEST_US // 1000)  # a producer may claim any timestamp
-    known_us = np.where(produced_ms >= 0, produced_ms * 1000, now_us)
-    latest_us: NDArray[np.int64] = np.minimum(known_us + plan.max_future_us, _LATEST_US)
+    return np.where(
+        records.produced_ms >= 0,
+        future_from_us(records.produced_ms, plan.max_future_us),
+        min(now_us + plan.max_future_us, _LATEST_US),
+    )
+
+
+def future_from_us(produced_ms: NDArray[np.int64], max_future_us: int) -> NDArray[np.int64]:
+    """(n,) the newest event time that records of these Kafka timestamps may have."""
+    known_us = np.minimum(produced_ms, _LATEST_US // 1000) * 1000  # a producer may claim any timestamp
+    latest_us: NDArray[np.int64] = np.minimum(known_us + max_future_us, _LATEST_US)
     return latest_us
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_cache.order import ORDERS
 from schemas.schema import load_schema
 from schemas.table import to_table
 from worker.batch import Batch
@@ -18,6 +19,7 @@ from worker.reasons import reasons
 
 SCORE = load_schema("score")
 _STEPS = pa.array(STEPS)
+_ORDERS = pa.array(ORDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ def score_table(
         "degraded": features.degradation[rows] != WHOLE,
         "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0),
         "degradation": _STEPS.take(pa.array(features.degradation[rows])),
+        "time_order": _ORDERS.take(pa.array(features.time_order[rows])),
     }
     return to_table(SCORE, columns, rows=len(rows))
 

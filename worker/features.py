@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
+from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
 from feature_cache.sequences import apply_sequences
 from feature_cache.windows import aggregate_codes, apply_windows
 from worker.batch import Events, Features
 from worker.config import CalendarFeature
+from worker.decode import future_from_us
 from worker.degradation import STALE_LOOKUP, WITHOUT_ROWS
 from worker.lookups import Lookup
 from worker.metrics import Meter
@@ -77,7 +80,10 @@ def enrich(
         scalars[:, column] = numbers(events.table, field)
     for column, feature in plan.calendars:
         scalars[:, column] = calendar(events.event_us, feature)
-    sequences = _remember(events, plan, lanes, slots, scalars, late, incomplete)
+    order = _order(events, plan, lanes, slots)
+    sequences = _remember(events, plan, lanes, slots, order, scalars, late, incomplete)
+    order.code[late & (order.code != FUTURE)] = LATE  # also what a row was too full for
+    meter.times(order.code, order.clock_reset)
     lanes.changed(slots)
     return Features(
         scalars=scalars,
@@ -85,10 +91,47 @@ def enrich(
         slots=slots,
         is_muted=_advance(events, lanes),
         late=late,
+        time_order=order.code,
+        refused=order.refused,
+        clock_reset=order.clock_reset,
         incomplete=incomplete,
         degradation=degradation,
         lookup_age_ms=lookup_age_ms,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Order:
+    """How (n,) events stand in their entities' time; see apply_order."""
+
+    code: NDArray[np.uint8]
+    refused: NDArray[np.bool_]
+    clock_reset: NDArray[np.bool_]
+
+
+def _order(events: Events, plan: FeaturePlan, lanes: Lanes, slots: NDArray[np.int64]) -> _Order:
+    """Compare each event with its row's newest, and let the row note the newer one."""
+    n, times, rows = len(events), plan.times, lanes.rows
+    found = _Order(np.zeros(n, np.uint8), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
+    is_ahead = np.zeros(n, np.bool_)
+    if times.max_future_us is not None:
+        latest_us = future_from_us(events.produced_ms, times.max_future_us)
+        is_ahead = (events.produced_ms >= 0) & (events.event_us > latest_us)
+    apply_order(
+        slots,
+        events.event_us,
+        is_ahead,
+        rows.newest_us,
+        rows.steps_back,
+        late_after_us(plan.layout),
+        times.clock_back_us,
+        times.clock_back_events,
+        np.array(times.refuses, np.bool_),
+        found.code,
+        found.refused,
+        found.clock_reset,
+    )
+    return found
 
 
 def _remember(
@@ -96,11 +139,14 @@ def _remember(
     plan: FeaturePlan,
     lanes: Lanes,
     slots: NDArray[np.int64],
+    order: _Order,
     scalars: NDArray[np.float64],
     late: NDArray[np.bool_],
     incomplete: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.float32]]:
     """Fill the window columns, return the sequences, and update the rows."""
+    if order.refused.any():
+        slots = np.where(order.refused, -1, slots)
     arrays = {group.spec.name: group for group in lanes.rows.groups}
     lane_forgotten_us = _lane_forgotten(events, lanes)
     for column, group, field in plan.windows:
@@ -110,6 +156,7 @@ def _remember(
             slots,
             events.event_us,
             numbers(events.table, field),
+            order.clock_reset,
             kept.times,
             kept.values.reshape(kept.times.shape),
             kept.length,
@@ -134,10 +181,12 @@ def _remember(
             slots,
             events.event_us,
             readings,
+            order.clock_reset,
             kept.times,
             kept.values,
             kept.length,
             kept.forgotten,
+            lane_forgotten_us,
             sequence.history_us,
             out_f32,
             late,

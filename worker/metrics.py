@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from feature_cache.order import ORDERS
 from worker.degradation import STEPS
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -48,6 +49,10 @@ class Families:
         )
         self.rows = counter("rows", "Rows by where they were found: hit, loaded, new.", "result")
         self.hot_rows = gauge("hot_rows", "Rows in process memory.")
+        self.time_order = counter(
+            "time_order", "Events by how their time stands to their key's newest.", "order"
+        )
+        self.clock_resets = counter("clock_resets", "Keys whose clock was set back, and their rows with it.")
         self.late = counter("late", "Events too late to count in later windows.")
         self.incomplete = counter("incomplete", "Scores whose windows reach back over something forgotten.")
         self.degraded = counter("degraded", "Scores that something stood in for.", "step")
@@ -90,6 +95,8 @@ class Meter:
         self._event_to_score = f.event_to_score.labels(pipeline)
         self._rows = {result: f.rows.labels(pipeline, result) for result in ("hit", "loaded", "new")}
         self._late = f.late.labels(pipeline)
+        self._time_order = [f.time_order.labels(pipeline, order) for order in ORDERS]
+        self._clock_resets = f.clock_resets.labels(pipeline)
         self._incomplete = f.incomplete.labels(pipeline)
         self._degraded = {step: f.degraded.labels(pipeline, name) for step, name in enumerate(STEPS) if step}
         self._degradation = f.degradation.labels(pipeline)
@@ -104,6 +111,14 @@ class Meter:
         self._rows["hit"].inc(hits)
         self._rows["loaded"].inc(loaded)
         self._rows["new"].inc(new)
+
+    def times(self, time_order: NDArray[np.uint8], clock_reset: NDArray[np.bool_]) -> None:
+        """How (n,) events stood in their keys' time."""
+        counts = np.bincount(time_order, minlength=len(ORDERS)).tolist()
+        for counter, count in zip(self._time_order, counts, strict=True):
+            if count:
+                counter.inc(count)
+        self._clock_resets.inc(int(clock_reset.sum()))
 
     def applied(self, events: int, late: int, hot_rows: int) -> None:
         """A chunk went into state."""

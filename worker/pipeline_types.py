@@ -99,6 +99,41 @@ class Kafka:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class EventTime:
+    """What becomes of events that do not come in the order of their times; see docs/time.md."""
+
+    late: Literal["score", "dead_letter"] = Field(
+        default="score",
+        description="An event older than what windows remember: `score` it, changing nothing, or "
+        "`dead_letter`.",
+    )
+    out_of_order: Literal["score", "dead_letter"] = Field(
+        default="score",
+        description="An event older than its key's newest: `score` it in its place, or `dead_letter`.",
+    )
+    equal: Literal["score", "dead_letter"] = Field(
+        default="score",
+        description="An event of the same time as its key's newest: `score` it, or `dead_letter`.",
+    )
+    future: Literal["dead_letter", "score"] = Field(
+        default="dead_letter",
+        description="An event further ahead than `max_future`: `dead_letter`, or `score` and mark it.",
+    )
+    clock_back: Literal["keep", "reset"] = Field(
+        default="keep",
+        description="A key whose clock was set back: `keep` its row, and all is late until the clock has "
+        "caught up, or `reset` it.",
+    )
+    clock_back_by_us: DurationUs = Field(
+        default=UNITS_US["d"],
+        description="With `reset`, how far behind its newest event a key must be to have been set back.",
+    )
+    clock_back_events: Annotated[Int, Field(ge=1, le=100)] = Field(
+        default=3, description="With `reset`, for how many events of the key in a row."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
 class Source:
     """Which events come in, and how they are read."""
 
@@ -125,6 +160,10 @@ class Source:
         default=UNITS_US["h"],
         description="An event further ahead of its Kafka timestamp than this is a dead letter; "
         "`null` allows any.",
+    )
+    time: EventTime = Field(
+        default_factory=EventTime,
+        description="What becomes of events that do not come in the order of their times.",
     )
     partitioner: Literal["murmur2", "crc32"] = Field(
         default="murmur2", description="How producers choose the partition of a key."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from feature_cache.layout import Group, Layout, SequenceGroup, WindowGroup
+from feature_cache.order import ORDERS, TimePolicy
 from worker.batcher import BatchPolicy
 from worker.config import (
     CalendarFeature,
@@ -35,6 +36,7 @@ class FeaturePlan:
 
     names: tuple[str, ...]  # (f,) scalar columns, in the order of the file
     layout: Layout
+    times: TimePolicy
     fields: tuple[tuple[int, str], ...]  # column, event field
     calendars: tuple[tuple[int, CalendarFeature], ...]
     windows: tuple[tuple[int, WindowGroup, str], ...]  # first column, group, event field
@@ -70,6 +72,18 @@ def row_layout(pipeline: Pipeline) -> Layout:
                 )
             )
     return Layout(groups=tuple(groups))
+
+
+def time_policy(pipeline: Pipeline) -> TimePolicy:
+    """The section source.time."""
+    source, time = pipeline.source, pipeline.source.time
+    refused = {"EQUAL": time.equal, "OUT_OF_ORDER": time.out_of_order, "LATE": time.late}
+    return TimePolicy(
+        refuses=tuple(refused.get(order) == "dead_letter" for order in ORDERS),
+        max_future_us=source.max_future_us if time.future == "score" else None,  # else decode refuses it
+        clock_back_us=time.clock_back_by_us,
+        clock_back_events=time.clock_back_events if time.clock_back == "reset" else 0,
+    )
 
 
 def feature_plan(pipeline: Pipeline) -> FeaturePlan:
@@ -110,6 +124,7 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
     return FeaturePlan(
         names=tuple(names),
         layout=layout,
+        times=time_policy(pipeline),
         fields=tuple(fields),
         calendars=tuple(calendars),
         windows=tuple(windows),

@@ -33,6 +33,7 @@ from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.ownership import Ownership
 from worker.plan import FeaturePlan
+from worker.refuse import set_refused_apart
 from worker.scoring import Scorer, unscored
 from worker.scout import commit_offsets
 from worker.sink import NotCommittedError, Sink
@@ -178,11 +179,12 @@ class Worker:
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
             with self._timed("features"):
                 features = self._enrich(events)
+            batch, refused = set_refused_apart(Batch(events=events, features=features))
             # Only now: making room in memory commits, and these dead letters belong to the next commit.
-            self._reject(rejected, len(records))
+            self._reject(rejected + refused, len(records))
             self._lag.note(events)
             line.batcher.add(
-                Batch(events=events, features=features),
+                batch,
                 records.size_bytes,
                 line.source.first_at_ms,
                 is_idle=line.source.is_drained,
@@ -248,6 +250,7 @@ class Worker:
                 np.where(np.isfinite(scores), scores, np.nan),  # what is not scored changes no alert state
                 batch.events.event_us,
                 features.slots,
+                features.clock_reset,
                 line.lanes.rows.alert_level,
                 line.lanes.rows.alert_us,
                 line.decision,

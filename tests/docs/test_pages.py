@@ -68,7 +68,7 @@ def _reasons_in_code() -> set[str]:
                     texts = node.args[1:2]
                 elif name == "_rejected":  # (records, row, stage, reason, detail)
                     texts = node.args[3:4]
-                elif name in {"Reject", "Rejected"}:
+                elif name in {"Reject", "Rejected", "Why"}:
                     texts = [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
             elif isinstance(node, ast.FunctionDef) and node.name == "_prefix_problem":
                 returned = [n.value for n in ast.walk(node) if isinstance(n, ast.Return)]

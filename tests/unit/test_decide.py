@@ -31,7 +31,7 @@ Event = tuple[float, int, int]  # score, event time, slot
 
 
 def run(
-    events: list[Event], policy: DecisionPolicy, *, cuts: tuple[int, ...] = ()
+    events: list[Event], policy: DecisionPolicy, *, cuts: tuple[int, ...] = (), resets: tuple[int, ...] = ()
 ) -> tuple[list[tuple[str, int]], list[int]]:
     """(lifecycle, level) of each event, and the levels left in the rows; cuts split it into batches."""
     alert_level, alert_us = np.zeros(4, np.uint8), np.full(4, NEVER_US, np.int64)
@@ -42,6 +42,7 @@ def run(
             np.array([e[0] for e in part], np.float32),
             np.array([e[1] for e in part], np.int64),
             np.array([e[2] for e in part], np.int64),
+            np.array([begin + i in resets for i in range(len(part))], np.bool_),
             alert_level,
             alert_us,
             policy,
@@ -235,6 +236,7 @@ def test_rows_of_other_entities_stay_as_they_are() -> None:
         np.array([0.9], np.float32),
         np.array([5], np.int64),
         np.array([0], np.int64),
+        np.zeros(1, np.bool_),
         alert_level,
         alert_us,
         FRAUD,
@@ -242,6 +244,19 @@ def test_rows_of_other_entities_stay_as_they_are() -> None:
 
     assert alert_level.tolist() == [2, 7]
     assert alert_us.tolist() == [5, 42]
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (2,), (1, 2, 3)])
+def test_a_cool_down_ends_when_the_clock_of_its_entity_is_set_back(cuts: tuple[int, ...]) -> None:
+    """Else the entity would be silent for years: until its clock has passed the last alert again."""
+    year_us = 365 * 86_400_000_000
+    events = [(0.6, year_us, 0), (0.1, 5, 0), (0.6, 7, 0), (0.6, 8, 0), (0.6, 107, 0)]
+
+    kept, _ = run(events, FRAUD, cuts=cuts)
+    said, _ = run(events, FRAUD, cuts=cuts, resets=(1,))
+
+    assert [s[0] for s in kept] == ["RAISED", "NONE", "NONE", "NONE", "NONE"]
+    assert [s[0] for s in said] == ["RAISED", "NONE", "RAISED", "NONE", "RAISED"]
 
 
 def test_no_scores_are_no_decisions() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from feature_cache.order import EQUAL, IN_ORDER, LATE
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.builders import Message, event_schema, events, features, records, table_rows
@@ -38,6 +39,7 @@ BATCH = Batch(
         np.array([[90.0, 1.0], [20.0, 0.0], [50.0, 0.0]]),
         lookup_age_ms=[0, -1, 2**53],
         late=[True, False, False],
+        time_order=[LATE, EQUAL, IN_ORDER],
         incomplete=[False, True, False],
         degradation=[WHOLE, WHOLE, STALE_LOOKUP],
     ),
@@ -79,8 +81,10 @@ def test_a_score_says_what_was_scored_by_what_and_how_far_it_can_be_trusted() ->
         "degraded": False,
         "lookup_age_ms": 0,
         "degradation": "NONE",
+        "time_order": "LATE",
     }
     assert (second["key"], second["incomplete"], second["lookup_age_ms"]) == ("é", True, None)
+    assert (second["time_order"], third["time_order"]) == ("EQUAL", "IN_ORDER")
     assert (third["degraded"], third["degradation"], third["lookup_age_ms"]) == (True, "STALE_LOOKUP", 2**53)
 
 

@@ -45,6 +45,7 @@ def apply(owner: Lanes, log: list[tuple[bytes, int, float]], begin: int, end: in
         slots,
         event_us,
         np.array([x for _, _, x in part], np.float64),
+        np.zeros(n, np.bool_),
         arrays.times,
         arrays.values.reshape(arrays.times.shape),
         arrays.length,

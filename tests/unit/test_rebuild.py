@@ -76,6 +76,7 @@ def features(
         np.array([log[i].slot for i in offsets], np.int64),
         event_us,
         np.array([(i * 7) % 5 for i in offsets], np.float64),
+        np.zeros(n, np.bool_),
         np.zeros((3, capacity), np.int64),
         np.zeros((3, capacity)),
         np.zeros(3, np.int64),

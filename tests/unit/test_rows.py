@@ -34,6 +34,8 @@ def filled(rows: HotRows, count: int, seed: int) -> np.ndarray[tuple[int], np.dt
             group.values[slot, :n] = rng.normal(size=(n, group.spec.channels))
     rows.alert_level[slots] = rng.integers(0, 255, count)
     rows.alert_us[slots] = rng.integers(-(2**62), 2**62, count)
+    rows.newest_us[slots] = rng.integers(-(2**62), 2**62, count)
+    rows.steps_back[slots] = rng.integers(0, 255, count)
     return slots
 
 

@@ -37,6 +37,7 @@ def run(
     lateness_us: int = 0,
     aggregates: tuple[str, ...] = AGGREGATES,
     lane_forgotten_us: int = NEVER_US,
+    clock_reset: NDArray[np.bool_] | None = None,
 ) -> Run:
     """Apply (slot, event_us, value) events to three empty rows."""
     n = len(events)
@@ -48,6 +49,7 @@ def run(
         np.array([e[0] for e in events], np.int64),
         np.array([e[1] for e in events], np.int64),
         np.array([e[2] for e in events], np.float64),
+        np.zeros(n, np.bool_) if clock_reset is None else clock_reset,
         times,
         values,
         length,
