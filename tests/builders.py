@@ -189,8 +189,8 @@ def pipeline(
     path = folder / f"{name}.yaml"
     path.write_text(
         f"name: {name}\n"
-        f"source: {{topic: {topic}, schema: event.avsc, key: card, event_id: id, event_time: time, "
-        f"time: {time}}}\n"
+        f"source: {{topic: {topic}, schema: event.avsc, time: {time}, "
+        f"key: card, event_id: id, event_time: time}}\n"
         f"features:\n{features}\n"
         f"outputs: {{scores: {name}.scores, alerts: {name}.alerts, dead_letters: {name}.dead}}\n"
         f"{rest}\n"
