@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from feature_cache.layout import FOREVER_US, NEVER_US, Layout, SequenceGroup, WindowGroup
+from feature_cache.order import TimePolicy
 from worker.decide import DecisionPolicy
 
 _NEAR = 2000  # offsets; reading so many is cheaper than another look
@@ -51,13 +52,15 @@ class Reach:
         return None if self.max_future_us is None else self.lateness_us + self.max_future_us
 
 
-def reach_us(layout: Layout, decision: DecisionPolicy | None) -> int | None:
+def reach_us(layout: Layout, decision: DecisionPolicy | None, times: TimePolicy) -> int | None:
     """How far back rows reach exactly; None: to the first event ever.
 
-    A window forgets. A sequence keeps a key's last readings whatever their age, and whether an alert is
-    raised depends on the alert before it, and so on back.
+    A window forgets. A sequence keeps a key's last readings whatever their age; whether an alert is raised
+    depends on the alert before it, and so on back; whether a very late event is refused depends on its key's
+    newest event, however old that is.
     """
-    if decision is not None or any(isinstance(group, SequenceGroup) for group in layout.groups):
+    has_sequences = any(isinstance(group, SequenceGroup) for group in layout.groups)
+    if decision is not None or has_sequences or any(times.refuses) or times.clock_back_events:
         return None
     return windows_reach_us(layout, decision)
 
@@ -74,12 +77,13 @@ def windows_reach_us(layout: Layout, decision: DecisionPolicy | None) -> int | N
 def reach(
     layout: Layout,
     decision: DecisionPolicy | None,
+    times: TimePolicy,
     rebuild: Literal["auto", "windows", "beginning"],
     max_future_us: int | None,
 ) -> Reach:
     """What `state.rebuild` of the pipeline file means for these rows."""
     back_us = {
-        "auto": reach_us(layout, decision),
+        "auto": reach_us(layout, decision, times),
         "windows": windows_reach_us(layout, decision),
         "beginning": None,
     }

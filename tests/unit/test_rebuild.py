@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from feature_cache.layout import FOREVER_US, NEVER_US, Layout, SequenceGroup, WindowGroup
+from feature_cache.order import TimePolicy
 from feature_cache.windows import aggregate_codes, apply_windows
 from worker.decide import DecisionPolicy
 from worker.rebuild import Log, Reach, Sample, last_older, place, reach
@@ -297,9 +298,24 @@ def test_only_windows_forget(
 ) -> None:
     layout = Layout(groups=groups)
 
-    assert reach(layout, decision, "auto", FUTURE_US).reach_us == exact_us
-    assert reach(layout, decision, "windows", FUTURE_US).reach_us == windows_us
-    assert reach(layout, decision, "beginning", FUTURE_US).reach_us is None
+    calm = TimePolicy()
+    assert reach(layout, decision, calm, "auto", FUTURE_US).reach_us == exact_us
+    assert reach(layout, decision, calm, "windows", FUTURE_US).reach_us == windows_us
+    assert reach(layout, decision, calm, "beginning", FUTURE_US).reach_us is None
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        TimePolicy(refuses=(False, False, False, True, False)),
+        TimePolicy(clock_back_us=5, clock_back_events=3),
+    ],
+)
+def test_what_is_refused_may_depend_on_the_first_event_ever(times: TimePolicy) -> None:
+    layout = Layout(groups=(WINDOW,))
+
+    assert reach(layout, None, times, "auto", FUTURE_US).reach_us is None
+    assert reach(layout, None, times, "windows", FUTURE_US).reach_us == 35 * MS
 
 
 def test_the_log_in_memory_is_a_log() -> None:
