@@ -226,29 +226,33 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _number(tag: int, value: int) -> bytes:
+def field_number(tag: int, value: int) -> bytes:
+    """A protobuf field that holds a number."""
     return _varint(tag << 3) + _varint(value)
 
 
-def _bytes(tag: int, value: bytes | str) -> bytes:
+def field_bytes(tag: int, value: bytes | str) -> bytes:
+    """A protobuf field that holds bytes, text or a message."""
     data = value.encode() if isinstance(value, str) else value
     return _varint(tag << 3 | 2) + _varint(len(data)) + data
 
 
 def _value_info(name: str, kind: int, shape: Sequence[int | str]) -> bytes:
-    dims = b"".join(_bytes(1, _number(1, d) if isinstance(d, int) else _bytes(2, d)) for d in shape)
-    tensor = _bytes(1, _number(1, kind) + _bytes(2, dims))
-    return _bytes(1, name) + _bytes(2, tensor)
+    dims = b"".join(
+        field_bytes(1, field_number(1, d) if isinstance(d, int) else field_bytes(2, d)) for d in shape
+    )
+    tensor = field_bytes(1, field_number(1, kind) + field_bytes(2, dims))
+    return field_bytes(1, name) + field_bytes(2, tensor)
 
 
 def _attribute(name: str, value: int) -> bytes:
-    return _bytes(1, name) + _number(3, value) + _number(20, 2)  # AttributeProto.INT
+    return field_bytes(1, name) + field_number(3, value) + field_number(20, 2)  # AttributeProto.INT
 
 
 def _weights(name: str, values: NDArray[Any]) -> bytes:
     kind = {"float32": FLOAT, "float64": DOUBLE, "int64": 7}[values.dtype.name]
-    shape = b"".join(_number(1, size) for size in values.shape)
-    return shape + _number(2, kind) + _bytes(8, name) + _bytes(9, values.tobytes())
+    shape = b"".join(field_number(1, size) for size in values.shape)
+    return shape + field_number(2, kind) + field_bytes(8, name) + field_bytes(9, values.tobytes())
 
 
 def onnx_bytes(
@@ -258,6 +262,7 @@ def onnx_bytes(
     *,
     attributes: dict[str, dict[str, int]] | None = None,
     weights: dict[str, NDArray[Any]] | None = None,
+    graph_extra: bytes = b"",
 ) -> bytes:
     """An ONNX file of these nodes (operator, inputs, outputs).
 
@@ -268,15 +273,18 @@ def onnx_bytes(
 
     def node(op: str, ins: Sequence[str], outs: Sequence[str]) -> bytes:
         given = (attributes or {}).get(op, {})
-        wires = b"".join(_bytes(1, i) for i in ins) + b"".join(_bytes(2, o) for o in outs)
-        return wires + _bytes(4, op) + b"".join(_bytes(5, _attribute(k, v)) for k, v in given.items())
+        wires = b"".join(field_bytes(1, i) for i in ins) + b"".join(field_bytes(2, o) for o in outs)
+        return (
+            wires + field_bytes(4, op) + b"".join(field_bytes(5, _attribute(k, v)) for k, v in given.items())
+        )
 
-    graph = b"".join(_bytes(1, node(*one)) for one in nodes)
-    graph += _bytes(2, "tiny")
-    graph += b"".join(_bytes(5, _weights(*one)) for one in (weights or {}).items())
-    graph += b"".join(_bytes(11, _value_info(*i)) for i in inputs)
-    graph += b"".join(_bytes(12, _value_info(*o)) for o in outputs)
-    return _number(1, 8) + _bytes(7, graph) + _bytes(8, _number(2, 13))
+    graph = b"".join(field_bytes(1, node(*one)) for one in nodes)
+    graph += field_bytes(2, "tiny")
+    graph += b"".join(field_bytes(5, _weights(*one)) for one in (weights or {}).items())
+    graph += b"".join(field_bytes(11, _value_info(*i)) for i in inputs)
+    graph += b"".join(field_bytes(12, _value_info(*o)) for o in outputs)
+    graph += graph_extra
+    return field_number(1, 8) + field_bytes(7, graph) + field_bytes(8, field_number(2, 13))
 
 
 def table_model(table: NDArray[np.float32], width: int) -> bytes:

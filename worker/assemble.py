@@ -20,7 +20,7 @@ from feature_cache.redis_store import RedisStore
 from feature_cache.rows import HotRows
 from feature_cache.store import MemoryStore, Store
 from schemas.codec import Codec
-from schemas.registry import Registry, RegistrySettings
+from schemas.registry import Registry
 from schemas.schema import Schema, load_schema
 from worker.batch import Events
 from worker.batcher import Batcher
@@ -34,7 +34,8 @@ from worker.infer import load_model
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.ownership import Ownership, SkipPolicy
-from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
+from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan, registry_settings
+from worker.privacy import Privacy, privacy_of
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.rights import check_rights
@@ -72,6 +73,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     meter = Meter(pipeline.name, registry)
     scorer = _scorer(pipeline, plan, meter)
     decision = decision_policy(pipeline)
+    privacy = privacy_of(pipeline, schema, plan.names)
     properties = pipeline.kafka.client_properties()
     consumer = consumer_config(
         properties,
@@ -117,6 +119,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         ),
         pipeline=pipeline.name,
         dead_letters=pipeline.outputs.dead_letters,
+        privacy=privacy,
     )
     return Line(
         name=pipeline.name,
@@ -156,7 +159,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         batcher=Batcher(batch_policy(pipeline)),
         scorer=scorer,
         decision=decision,
-        stamp=_stamp(pipeline, plan, scorer, decision),
+        stamp=_stamp(pipeline, plan, scorer, decision, privacy),
         score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
         scores_topic=pipeline.outputs.scores or "",
@@ -175,7 +178,7 @@ def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
         schema,
         source.wire,
         writers=[load_schema(ref, pipeline.base) for ref in source.writer_schemas],
-        registry=open_registry(source.registry),
+        registry=open_registry(pipeline, source.registry),
         max_bytes=source.max_record_bytes,
     )
 
@@ -187,15 +190,15 @@ def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec |
     return Codec(
         load_schema(schema),
         outputs.wire,
-        registry=open_registry(outputs.registry),
+        registry=open_registry(pipeline, outputs.registry),
         # Naming the topic registers the schema; other wire formats have no registry to tell.
         topic=topic if outputs.wire == "confluent" else None,
     )
 
 
-def open_registry(url: str | None) -> Registry | None:
-    """The registry at this address; None without one."""
-    return Registry(RegistrySettings(url=str(url))) if url else None
+def open_registry(pipeline: Pipeline, url: str | None) -> Registry | None:
+    """The registry at this address, by the pipeline's login; None without one."""
+    return Registry(registry_settings(pipeline, url)) if url else None
 
 
 def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | None:
@@ -213,7 +216,11 @@ def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | Non
 
 
 def _stamp(
-    pipeline: Pipeline, plan: FeaturePlan, scorer: Scorer | None, decision: DecisionPolicy | None
+    pipeline: Pipeline,
+    plan: FeaturePlan,
+    scorer: Scorer | None,
+    decision: DecisionPolicy | None,
+    privacy: Privacy | None,
 ) -> Stamp:
     return Stamp(
         source_topic=pipeline.source.topic,
@@ -225,6 +232,7 @@ def _stamp(
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,
         reference=dict(scorer.card.reference) if scorer else {},
+        privacy=privacy,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from worker.access_types import Admin
 from worker.cross_checks import check_rules, cross_check
 from worker.feature_types import (
     Aggregate,
@@ -20,7 +21,6 @@ from worker.feature_types import (
 )
 from worker.key_types import parse_duration_us
 from worker.pipeline_types import (
-    Admin,
     Batching,
     DeadLetterPolicy,
     Decision,
@@ -76,7 +76,16 @@ def load_pipeline(path: Path, env: Mapping[str, str] = os.environ) -> Pipeline:
 
 def _load(path: Path, env: Mapping[str, str], readers: tuple[Path, ...]) -> Pipeline:
     document = read_yaml(path, env)
-    pipeline = parse(document, PIPELINE, path=path, secrets=document.secrets)
+    pipeline = parse(
+        document,
+        PIPELINE,
+        path=path,
+        secrets=document.secrets,
+        literal_secrets=tuple(
+            f"line {document.line(at)}: {'.'.join(map(str, at))}"
+            for at in sorted(document.literal_secrets, key=document.line)
+        ),
+    )
     others = {
         name: _lookup(document, name, feature, env, (*readers, path.resolve()))
         for name, feature in pipeline.features.items()

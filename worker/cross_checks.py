@@ -110,6 +110,9 @@ def _schema_files(pipeline: Pipeline) -> Iterator[Problem]:
         except (SchemaError, OSError) as error:
             yield path, f"{show(reference)} ({error})", "a bundled schema or a readable .avsc file"
             continue
+        if path == ("source", "schema") and pipeline.privacy is not None and not schema.personal_fields:
+            found = 'no field marked "pii": true in the schema'
+            yield ("privacy",), found, "a personal field to hash, or no privacy section"
         if path == ("source", "schema"):
             yield from _fields(pipeline, schema.json)
 

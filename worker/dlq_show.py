@@ -127,7 +127,7 @@ def _writer(value: bytes, pipeline: Pipeline) -> Schema:
         raise SchemaError(f"found {prefix.hex()} in front, which names none of the file's schemas")
     from worker.assemble import open_registry
 
-    registry = open_registry(source.registry)
+    registry = open_registry(pipeline, source.registry)
     if registry is None or len(prefix) < PREFIX_BYTES["confluent"] or prefix[0]:
         raise SchemaError(f"found {prefix.hex()} in front, which names no schema of a registry")
     return registry.schema(int.from_bytes(prefix[1:], "big"))

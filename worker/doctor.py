@@ -10,13 +10,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from feature_cache.store import StoreUnavailableError
-from schemas.registry import Registry, RegistrySettings
+from schemas.registry import Registry
 from schemas.schema import load_schema
 from worker.assemble import store_opener
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
 from worker.infer import ModelError, load_model
-from worker.plan import feature_plan
+from worker.plan import feature_plan, registry_settings
 from worker.refusals import Refusals
 from worker.rights import missing_rights
 from worker.source import partition_count
@@ -130,7 +130,9 @@ def _store(pipeline: Pipeline) -> Finding:
 
 def _registry(pipeline: Pipeline) -> Finding:
     def check() -> str:
-        registry = Registry(RegistrySettings(url=str(pipeline.source.registry or pipeline.outputs.registry)))
+        url = pipeline.source.registry or pipeline.outputs.registry
+        assert url is not None  # examine() asks only then
+        registry = Registry(registry_settings(pipeline, url))
         registry.check()
         return f"answers at {registry.url}"
 

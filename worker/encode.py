@@ -15,6 +15,7 @@ from schemas.table import to_table
 from worker.batch import Batch
 from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.degradation import STEPS, WHOLE
+from worker.privacy import Privacy, hide
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
@@ -35,6 +36,7 @@ class Stamp:
     feature_names: tuple[str, ...]
     thresholds: tuple[float, ...]
     reference: dict[str, Any]  # per feature: what the training rows looked like
+    privacy: Privacy | None = None  # what of an alert is hashed; None: nothing
 
 
 def score_table(
@@ -99,4 +101,4 @@ def alert_rows(
                 "features": dict(zip(names, values.tolist(), strict=True)),
             }
         )
-    return alerts
+    return [hide(alert, stamp.privacy) for alert in alerts]

@@ -21,7 +21,7 @@ from pydantic import WithJsonSchema as Written
 from pydantic_core import PydanticCustomError
 
 from feature_cache.redis_address import parse_address
-from worker.secret import Masked, shown
+from worker.secret import STARS, Masked, shown
 
 UNITS_US: Mapping[str, int] = {
     "us": 1,
@@ -39,6 +39,7 @@ NAME = r"^[a-z][a-z0-9-]{0,62}$"
 FEATURE_NAME = r"^[a-zA-Z][a-zA-Z0-9_]{0,62}$"  # no dot: it separates a group from its aggregate
 VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
+MIN_SECRET_CHARS = 16
 STORE = r"^(memory|rediss?(\+(cluster|sentinel))?)://"
 
 
@@ -149,6 +150,16 @@ def _store(value: str) -> str:
     return value
 
 
+def _secret(value: Any) -> Any:
+    if isinstance(value, str) and len(value) < MIN_SECRET_CHARS:
+        raise wrong(f"{len(value)} characters", f"at least {MIN_SECRET_CHARS}, so that nobody can guess it")
+    return value
+
+
+def _stars(value: str | None) -> str | None:
+    return None if value is None else STARS
+
+
 def _from_base(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str) and info.context is not None:
         return Path(os.path.normpath(info.context["base"] / value))
@@ -164,6 +175,9 @@ Int = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Field(min_length=1), WrapValidator(_keep_mask), PlainSerializer(shown)]
+Secret = Annotated[
+    str, BeforeValidator(_secret), Field(min_length=1), WrapValidator(_keep_mask), PlainSerializer(_stars)
+]
 Store = Annotated[
     str, Field(pattern=STORE), AfterValidator(_store), WrapValidator(_keep_mask), PlainSerializer(shown)
 ]

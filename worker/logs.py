@@ -11,6 +11,23 @@ import structlog
 
 from worker.secret import STARS, redact
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def change_log_level(query: Mapping[str, str]) -> str:
+    """Log from another level on, until the next change or restart; returns the level in words.
+
+    Raises:
+        ValueError: the query says no known `level`.
+    """
+    level = query.get("level", "")
+    if level not in _LEVELS:
+        raise ValueError(f"expected ?level= and one of {', '.join(_LEVELS)}")
+    structlog.configure(
+        **{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(_LEVELS[level])}
+    )
+    return f"logging from level {level} on"
+
 
 def configure_logs(
     secrets: Iterable[str] = (), personal: Iterable[str] = (), *, is_terminal: bool = False

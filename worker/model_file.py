@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +13,14 @@ from pydantic import WithJsonSchema as Written
 from pydantic.dataclasses import dataclass
 
 from worker.key_types import NAME, VERSION, FieldName, Int, Number, Text, wrong
+from worker.onnx_file import MAX_ONNX_BYTES, OnnxFileError, external_files
 from worker.typed_yaml import parse
 from worker.yaml_lines import Document, KeyPath, config_error, read_yaml, show
 
 CARD_FILE = "model.yaml"
+GOLDEN_FILE = "golden.npz"
+MAX_CARD_BYTES = 4 << 20
+MAX_GOLDEN_BYTES = 256 << 20
 SECTION = ConfigDict(extra="forbid")
 
 
@@ -85,6 +90,9 @@ class ModelCard:
     description: Text
     file: Text = "model.onnx"
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    external_data: Mapping[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict  # files with weights that the ONNX file names, and the sha256 of each
+    )
     inputs: Annotated[tuple[ModelInput, ...], Field(min_length=1)]
     output: ModelOutput
     reference: Mapping[str, Reference] = Field(default_factory=dict)
@@ -123,14 +131,75 @@ def load_model_card(folder: Path) -> ModelCard:
 
 
 def check_sha256(card: ModelCard) -> None:
-    """Check that the ONNX file is the one the card was written for.
+    """Check that the files of a version are those that the card was written for, and name no others.
+
+    This comes before ONNX Runtime sees them: the ONNX file is the card's, external data lies in the
+    version's folder and is the card's too, and the golden vectors do not unpack to more than memory.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: they are not.
     """
-    found = hashlib.sha256(card.onnx_file.read_bytes()).hexdigest()
-    if found != card.sha256:
-        raise read_card(card.folder).error(("sha256",), f"{found} in {card.file}", card.sha256)
+    data = _read(card, card.file, MAX_ONNX_BYTES, ("file",))
+    _expect(card, ("sha256",), card.file, hashlib.sha256(data).hexdigest(), card.sha256)
+    try:
+        named = set(external_files(data))
+    except OnnxFileError as error:
+        raise read_card(card.folder).error(("file",), f"{card.file} ({error})", "an ONNX file") from error
+    for name in sorted(named):
+        _confined(card, name, ("external_data", name))
+    if named != set(card.external_data):
+        found = f"{_list(set(card.external_data))}, while {card.file} names {_list(named)}"
+        raise read_card(card.folder).error(("external_data",), found, "the same files, each with its sha256")
+    for name, sha256 in card.external_data.items():
+        found = _hash_of(_confined(card, name, ("external_data", name)))
+        _expect(card, ("external_data", name), name, found, sha256)
+    _check_golden_size(card)
+
+
+def _expect(card: ModelCard, key: KeyPath, file: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise read_card(card.folder).error(key, f"{found} in {file}", expected)
+
+
+def _read(card: ModelCard, name: str, at_most: int, key: KeyPath) -> bytes:
+    path = _confined(card, name, key)
+    size = path.stat().st_size
+    if size > at_most:
+        raise read_card(card.folder).error(key, f"{name} of {size:,} bytes", f"at most {at_most:,}")
+    return path.read_bytes()
+
+
+def _confined(card: ModelCard, name: str, key: KeyPath) -> Path:
+    """Return the file of this name if it really lies in the version's folder, links followed."""
+    parts = Path(name).parts
+    if name and not Path(name).is_absolute() and ".." not in parts and not set(name) & {"\\", "\0"}:
+        path = (card.folder / name).resolve()
+        if path.is_relative_to(card.folder.resolve()) and path.is_file():
+            return path
+    raise read_card(card.folder).error(key, show(name), "a file in the folder of the model version")
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_golden_size(card: ModelCard) -> None:
+    path = card.folder / GOLDEN_FILE
+    if not path.is_file():
+        return  # whoever scores with the version says that it is missing
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # likewise that it is none
+    if size > MAX_GOLDEN_BYTES:
+        expected = f"at most {MAX_GOLDEN_BYTES:,}, for some thousand rows"
+        raise config_error(path, 1, (), f"{size:,} bytes unpacked", expected)
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(show(name) for name in sorted(names)) or "nothing"
 
 
 def read_card(folder: Path) -> Document:
@@ -142,6 +211,8 @@ def read_card(folder: Path) -> Document:
     file = folder / CARD_FILE
     if not file.is_file():
         raise config_error(file, 1, (), "no such file", "the card of a model version")
+    if file.stat().st_size > MAX_CARD_BYTES:
+        raise config_error(file, 1, (), f"{file.stat().st_size:,} bytes", f"at most {MAX_CARD_BYTES:,}")
     return read_yaml(file, {}, expand=False)
 
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 from pydantic import WithJsonSchema as Written
 from pydantic.dataclasses import dataclass
 
+from worker.access_types import Admin, PrivacyOptions, RegistryLogin
 from worker.feature_types import SECTION, Feature
 from worker.key_types import (
     FEATURE_NAME,
@@ -340,16 +341,6 @@ class DeadLetterPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class Admin:
-    """Where metrics and health are served."""
-
-    host: Text = Field(default="127.0.0.1", description="Address to listen on.")
-    port: Annotated[Int, Field(ge=0, le=65535)] | None = Field(
-        default=8080, description="Port of `/metrics`, `/healthz`, `/readyz`; 0: any free one, `null`: none."
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
 class Pipeline:
     """One pipeline file, checked."""
 
@@ -374,10 +365,19 @@ class Pipeline:
     dead_letters: DeadLetterPolicy = Field(
         default_factory=DeadLetterPolicy, description="How many dead letters stop the worker."
     )
+    registry: RegistryLogin = Field(
+        default_factory=RegistryLogin, description="How to log in to the schema registries."
+    )
+    privacy: PrivacyOptions | None = Field(
+        default=None, description="Personal fields as keyed hashes; without it they stay as they are."
+    )
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)
     secrets: frozenset[str] = Field(
         default=frozenset(), exclude=True, repr=False, description=f"{NOT_A_KEY}; what no log line may show."
+    )
+    literal_secrets: tuple[str, ...] = Field(
+        default=(), exclude=True, description=f"{NOT_A_KEY}; where the file itself holds a secret."
     )
 
     def __post_init__(self) -> None:

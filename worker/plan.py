@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from feature_cache.layout import Group, Layout, SequenceGroup, WindowGroup
 from feature_cache.order import ORDERS, TimePolicy
+from schemas.registry import RegistrySettings
 from worker.batcher import BatchPolicy
 from worker.config import (
     CalendarFeature,
@@ -151,6 +153,23 @@ def batch_policy(pipeline: Pipeline) -> BatchPolicy:
         max_wait_ms=batching.max_wait_ms,
         eager=batching.eager,
     )
+
+
+def registry_settings(pipeline: Pipeline, url: str) -> RegistrySettings:
+    """How to reach the registry of this URL, with the login of the registry section."""
+    login = pipeline.registry
+    return RegistrySettings(
+        url=str(url),
+        username=str(login.username or ""),
+        password=str(login.password or ""),
+        ca_file=_text(login.ca_file),
+        cert_file=_text(login.certificate_file),
+        key_file=_text(login.key_file),
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def decision_policy(pipeline: Pipeline) -> DecisionPolicy | None:

@@ -6,7 +6,11 @@ import re
 from urllib.parse import unquote
 
 STARS = "**********"
-SECRET_KEY = re.compile(r"password|passwd|passphrase|secret|token|credential|jaas|key\.pem", re.IGNORECASE)
+SECRET_KEY = re.compile(
+    r"password|passwd|passphrase|secret|token(?!\.endpoint)|credential|jaas|key\.pem|hash_key"
+    r"|oauthbearer\.config|assertion\.private\.key(?!\.file)",
+    re.IGNORECASE,
+)
 # To the last @: a password with a slash is one that somebody forgot to escape, and no less secret.
 URL_PASSWORD = re.compile(r"(?<=://)(?P<name>[^/@?#:]*):(?P<password>.*)(?=@)")
 QUERY_PASSWORD = re.compile(r"(?<=[?&])(?P<name>[a-z_]*password)=(?P<password>[^&]*)")
@@ -34,6 +38,17 @@ class Masked(str):
 def is_secret_key(key: str) -> bool:
     """Return whether a setting of this name holds a secret."""
     return SECRET_KEY.search(key) is not None
+
+
+def is_literal_secret(written: str, is_secret: bool) -> bool:
+    """Return whether a file shows a secret to whoever reads it.
+
+    Args:
+        written: the scalar before substitution.
+        is_secret: it stands under a secret's name and nothing of it comes from outside.
+    """
+    passwords = [match["password"] for match in _passwords(written)]
+    return any("${" not in password for password in passwords) if passwords else is_secret and bool(written)
 
 
 def masked_url(text: str) -> str:

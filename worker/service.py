@@ -17,11 +17,12 @@ from feature_cache.rows import RowsFullError, WrongLaneError
 from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from schemas.tree import SchemaError
-from worker.admin import Health, serve_admin
+from worker.admin import Health, Switches, serve_admin
 from worker.assemble import assemble, store_opener
 from worker.config import ConfigError, Pipeline
 from worker.exits import Exit, StopWorker
 from worker.infer import ModelError
+from worker.logs import change_log_level
 from worker.run import Worker
 
 _LEAVE_WITHIN_S = 10.0
@@ -101,7 +102,8 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
     server = None
     if admin.port is not None:
         try:
-            server = serve_admin(str(admin.host), admin.port, health)
+            switches = Switches(token=str(admin.token or ""), changes={"/loglevel": change_log_level})
+            server = serve_admin(str(admin.host), admin.port, health, switches=switches)
         except OSError as error:
             raise StopWorker(
                 Exit.CONFIG,

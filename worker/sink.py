@@ -16,6 +16,7 @@ from worker.background import in_background
 from worker.batch import Rejected
 from worker.decode import TIME_MARKER
 from worker.exits import Exit, StopWorker
+from worker.privacy import Privacy, key_headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 
@@ -101,13 +102,21 @@ class Sink:
     aborted; a retriable call is repeated as it was; anything else is taken for fatal.
     """
 
-    def __init__(self, config: dict[str, Any], *, pipeline: str, dead_letters: str) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        pipeline: str,
+        dead_letters: str,
+        privacy: Privacy | None = None,
+    ) -> None:
         self._config = config
         self._log = structlog.get_logger(pipeline=pipeline)
         self._is_transactional = "transactional.id" in config
         self._timeout_s = config.get("transaction.timeout.ms", 0) / 1000 + _SLACK_S
         self._pipeline = pipeline
         self._dead_letters = dead_letters
+        self._privacy = privacy
         self._is_open = False
         self._fenced_at_s: list[float] = []
         self._remaking: Future[None] | None = None
@@ -190,6 +199,7 @@ class Sink:
             "source.offset": reject.offset,
             "source.timestamp_ms": message.timestamp()[1],
             "attempt": _attempts(message) + 1,
+            **key_headers(message.key(), self._privacy),
         }
         return [(f"{_OURS}{name}", str(value).encode()) for name, value in said.items()]
 

@@ -182,6 +182,8 @@ def _notes(
         yield f"Computed, but no input of the model takes it: {', '.join(unused)}."
     if pipeline.model is not None and decision is None:
         yield "There is no decision section: scores are written, alerts are not."
+    for place in pipeline.literal_secrets:
+        yield f"WARNING: {place} is written in the file: take it from outside, ${{file:PATH}} or ${{VAR}}."
     if pipeline.state.store.startswith("memory:"):
         yield "The store is memory: features are lost when the worker stops, and are rebuilt from the topic."
     if pipeline.source.start == "latest":

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from worker.secret import Masked, is_secret_key, masked_url
+from worker.secret import Masked, is_literal_secret, is_secret_key, masked_url
 
 INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -46,6 +46,7 @@ class Document:
     texts: Mapping[KeyPath, str]  # each scalar as text, after substitution
     substituted: frozenset[KeyPath]  # scalars that held ${...}: their type is a guess
     secrets: frozenset[str]  # values that must not be logged
+    literal_secrets: frozenset[KeyPath]  # where a secret is written in the file itself
 
     def line(self, path: KeyPath) -> int:
         """Return the line of the nearest part of `path` that is in the file."""
@@ -102,6 +103,7 @@ def read_yaml(path: Path, env: Mapping[str, str], *, expand: bool = True) -> Doc
         texts=reader.texts,
         substituted=frozenset(reader.substituted),
         secrets=frozenset(reader.secrets),
+        literal_secrets=frozenset(reader.literal_secrets),
     )
 
 
@@ -142,6 +144,7 @@ class _Reader:
     texts: dict[KeyPath, str] = field(default_factory=dict)
     substituted: set[KeyPath] = field(default_factory=set)
     secrets: set[str] = field(default_factory=set)
+    literal_secrets: set[KeyPath] = field(default_factory=set)
 
     def read(self, node: yaml.Node, path: KeyPath, line: int, parents: frozenset[int]) -> Any:
         self.lines[path] = line
@@ -176,10 +179,13 @@ class _Reader:
         if has_substitution:
             self.substituted.add(path)
         named = [part for part in path if isinstance(part, str)]
-        is_secret = from_file or (bool(named) and is_secret_key(named[-1]))
+        is_nothing = node.style is None and text in NAMED_VALUES and NAMED_VALUES[text] is None
+        is_secret = from_file or (bool(named) and is_secret_key(named[-1]) and not is_nothing)
         masked = Masked(text) if is_secret else masked_url(text)
         if isinstance(masked, Masked):
             self.secrets.update(masked.hidden)
+            if is_literal_secret(node.value, is_secret and not has_substitution):
+                self.literal_secrets.add(path)
         self.texts[path] = masked
         value = resolve(text) if node.style is None or has_substitution else text
         return masked if isinstance(value, str) else value

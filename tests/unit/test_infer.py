@@ -212,6 +212,11 @@ def test_a_damaged_golden_file_is_an_error_of_the_model(copy: Path, fraud_plan: 
 
 def test_a_file_that_is_no_model_is_an_error_of_the_model(tiny: Tiny, plan: FeaturePlan) -> None:
     with pytest.raises(ModelError, match=r"model\.onnx"):
+        load_model(tiny(b"\x08\x08"), plan, "cpu")
+
+
+def test_bytes_that_are_no_onnx_file_never_reach_onnx_runtime(tiny: Tiny, plan: FeaturePlan) -> None:
+    with pytest.raises(ConfigError, match=r"expected an ONNX file"):
         load_model(tiny(b"not a model at all"), plan, "cpu")
 
 
