@@ -31,6 +31,7 @@ from worker.decode import DecodePlan, time_unit_us
 from worker.encode import Stamp
 from worker.features import enrich
 from worker.infer import load_model
+from worker.line import Line
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.ownership import Ownership, SkipPolicy
@@ -40,7 +41,6 @@ from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.rights import check_rights
 from worker.rules import scoring_rule
-from worker.run import Line
 from worker.scoring import Scorer
 from worker.scout import Scout
 from worker.sink import Sink, producer_config

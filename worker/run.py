@@ -7,71 +7,37 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from feature_cache.lanes import Lanes
 from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError
 from feature_cache.store import FencedError, StoreUnavailableError
-from schemas.codec import Codec
 from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
-from worker.batcher import Batcher
-from worker.breaker import DeadLetterBreaker
-from worker.decide import DecisionPolicy, Decisions, decide
-from worker.decode import DecodePlan, decode
-from worker.encode import Stamp, alert_rows, score_table
+from worker.decide import Decisions, decide
+from worker.decode import decode
+from worker.encode import alert_rows, score_table
 from worker.exits import Exit, StopWorker
 from worker.features import enrich
 from worker.lag import Lag
-from worker.lookups import Lookup
-from worker.metrics import Meter
-from worker.ownership import Ownership
-from worker.plan import FeaturePlan
+from worker.line import Line
 from worker.refuse import set_refused_apart
-from worker.scoring import Scorer, unscored
+from worker.scoring import unscored
 from worker.scout import commit_offsets
-from worker.sink import NotCommittedError, Sink
-from worker.source import OffsetsGoneError, Source
+from worker.sink import NotCommittedError
+from worker.source import OffsetsGoneError
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
 POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
 HEAL_EVERY_MS = 500.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
+FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
 SAME_TROUBLE_TIMES = 5  # recoveries in a row without a commit between them: waiting does not mend it
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Line:
-    """The parts of one pipeline's line, each with its one owner: the thread that runs the loop."""
-
-    name: str
-    topic: str
-    source: Source
-    codec: Codec
-    decode_plan: DecodePlan
-    feature_plan: FeaturePlan
-    lanes: Lanes
-    owned: Ownership
-    lookups: tuple[Lookup, ...]
-    batcher: Batcher
-    scorer: Scorer | None  # None: the pipeline only keeps features
-    decision: DecisionPolicy | None
-    stamp: Stamp
-    score_codec: Codec | None
-    alert_codec: Codec | None
-    scores_topic: str
-    alerts_topic: str
-    sink: Sink
-    breaker: DeadLetterBreaker
-    meter: Meter
-    commit_interval_ms: float
-    write_interval_ms: float
 
 
 class _StopAskedError(Exception):
@@ -311,7 +277,7 @@ class Worker:
             offsets = commit_offsets(line.topic, self._pending, line.owned.topic_partitions)
             with self._timed("commit"):
                 is_done = line.sink.commit(offsets, line.source.consumer)
-            if not is_done:
+            if not is_done:  # the group is rebalancing; rows wait for the commit that covers them
                 return
             self._pending = {}
             self._recoveries = 0
@@ -356,8 +322,12 @@ class Worker:
         """Score, commit and write everything that was polled."""
         if self.line.batcher.is_waiting:
             self._score(self.line.batcher.take(), "stop")
-        self._write_due_ms = 0.0
-        self._commit()
+        for pause_s in FINISH_AGAIN_S:
+            self._write_due_ms = 0.0
+            self._commit()
+            if not self._pending:
+                break
+            time.sleep(pause_s)
 
     def _take(self, partitions: list[int]) -> None:
         """Partitions were assigned to us; they are held until their lanes are begun."""
@@ -369,6 +339,10 @@ class Worker:
         if not self._is_broken:
             try:
                 self._finish()
+                if set(partitions) & set(self._pending):
+                    raise NotCommittedError(
+                        f"partitions {partitions} leave before their outputs are committed"
+                    )
             except (NotCommittedError, FencedError, CorruptRowError) as error:
                 self._recover(error)
         self._drop(partitions)

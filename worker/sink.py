@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -33,12 +33,16 @@ _FENCED_WITHIN_S = 60.0
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 # The broker may have committed before this answer was given.
 _UNKNOWN_OUTCOME = {KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT}
+# The group has moved on while we were committing; we still are in it, and know the new state in a moment.
+_REBALANCING = {
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.STALE_MEMBER_EPOCH,
+}
 _NOT_A_MEMBER = {
     KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.ILLEGAL_GENERATION,
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError.FENCED_MEMBER_EPOCH,
-    KafkaError.STALE_MEMBER_EPOCH,
 }
 _HOPELESS = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
@@ -60,6 +64,15 @@ def _attempts(message: Any) -> int:
     """How often this record was a dead letter before, if it was sent in again."""
     said = dict(message.headers() or ()).get(f"{_OURS}attempt", b"0")
     return int(said) if said and said.isdigit() and len(said) < 10 else 0
+
+
+class _Sent(NamedTuple):
+    """Records of one call, kept until they are committed."""
+
+    topic: str
+    values: list[bytes]
+    keys: list[bytes]
+    headers: list[list[tuple[str, bytes]]] | None
 
 
 class NotCommittedError(Exception):
@@ -99,7 +112,8 @@ class Sink:
 
     Rules, from what librdkafka's error flags mean: a fatal error or an outcome that is not known needs a new
     producer under the same transactional id, which ends whatever the old one left; an abortable error is
-    aborted; a retriable call is repeated as it was; anything else is taken for fatal.
+    aborted, and when only a rebalance was in the way, the same records are sent again at once; a retriable
+    call is repeated as it was; anything else is taken for fatal.
     """
 
     def __init__(
@@ -118,6 +132,7 @@ class Sink:
         self._dead_letters = dead_letters
         self._privacy = privacy
         self._is_open = False
+        self._sent: list[_Sent] = []  # since the last commit
         self._fenced_at_s: list[float] = []
         self._remaking: Future[None] | None = None
         self._make()
@@ -152,17 +167,33 @@ class Sink:
         Raises:
             NotCommittedError: the client refuses; see there.
         """
+        self._send(_Sent(topic, values, keys, None))
+
+    def _send(self, records: _Sent) -> None:
         try:
             self._begin()
-            produce = self._producer.produce
+            self._produce(records)
+        except KafkaException as error:
+            raise self._give_up(error) from error
+        if self._is_transactional:
+            self._sent.append(records)
+
+    def _produce(self, records: _Sent) -> None:
+        topic, values, keys, headers = records
+        produce = self._producer.produce
+        if headers is None:
             for value, key in zip(values, keys, strict=True):
                 try:
                     produce(topic, value, key)
                 except BufferError:
                     self._produce_when_there_is_room(topic, value, key, None)
-            self._producer.poll(0)
-        except KafkaException as error:
-            raise self._give_up(error) from error
+        else:
+            for value, key, said in zip(values, keys, headers, strict=True):
+                try:
+                    produce(topic, value, key, headers=said)
+                except BufferError:
+                    self._produce_when_there_is_room(topic, value, key, said)
+        self._producer.poll(0)
 
     def send_rejects(self, rejected: list[Rejected]) -> None:
         """Dead letters: the record's own bytes, key and headers, and why.
@@ -172,23 +203,20 @@ class Sink:
         """
         if not rejected:
             return
-        try:
-            self._begin()
-            for reject in rejected:
-                message = reject.message
-                theirs = [header for header in message.headers() or () if is_theirs(header[0])]
-                headers = [*theirs, *self._headers(reject)]
-                record = (self._dead_letters, message.value(), message.key())
-                try:
-                    self._producer.produce(*record, headers=headers)
-                except BufferError:
-                    self._produce_when_there_is_room(*record, headers)
-            self._producer.poll(0)
-        except KafkaException as error:
-            raise self._give_up(error) from error
+        messages = [reject.message for reject in rejected]
+        self._send(
+            _Sent(
+                self._dead_letters,
+                [message.value() for message in messages],
+                [message.key() for message in messages],
+                [self._headers(reject) for reject in rejected],
+            )
+        )
 
     def _headers(self, reject: Rejected) -> list[tuple[str, bytes]]:
+        """The record's own headers, and ours."""
         message = reject.message
+        theirs = [header for header in message.headers() or () if is_theirs(header[0])]
         said = {
             "reason": reject.reason,
             "detail": reject.detail,
@@ -201,7 +229,7 @@ class Sink:
             "attempt": _attempts(message) + 1,
             **key_headers(message.key(), self._privacy),
         }
-        return [(f"{_OURS}{name}", str(value).encode()) for name, value in said.items()]
+        return [*theirs, *((f"{_OURS}{name}", str(value).encode()) for name, value in said.items())]
 
     def _produce_when_there_is_room(self, topic: str, value: Any, key: Any, headers: Any) -> None:
         give_up_s = time.monotonic() + max(self._timeout_s, _FLUSH_S)
@@ -223,7 +251,7 @@ class Sink:
         """Make everything sent count, together with the offsets it came from.
 
         Returns:
-            False: the group is in the middle of a rebalance; everything sent is acknowledged, commit again.
+            False: the group is in the middle of a rebalance; everything is sent, commit again soon.
 
         Raises:
             NotCommittedError: see there.
@@ -239,10 +267,24 @@ class Sink:
             self._retried(lambda: self._producer.send_offsets_to_transaction(offsets, member), give_up_s)
             self._retried(self._producer.commit_transaction, give_up_s)
         except KafkaException as error:
+            if error.args[0].code() in _REBALANCING and self._sent_again():
+                return False
             raise self._give_up(error) from error
         except TimeoutError as error:
             raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
         self._is_open = False
+        self._sent.clear()
+        return True
+
+    def _sent_again(self) -> bool:
+        """Abort, and send the same records in a new transaction: lanes and rows are as they were."""
+        sent = self._sent.copy()
+        self.abort()
+        if self._remaking is not None:
+            return False
+        self._log.info("the group is rebalancing: the transaction is done again", calls=len(sent))
+        for records in sent:
+            self._send(records)
         return True
 
     def _flush_and_commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
@@ -256,7 +298,7 @@ class Sink:
             consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             code = error.args[0].code()
-            if code == KafkaError.REBALANCE_IN_PROGRESS:
+            if code in _REBALANCING:
                 return False
             # Everything sent is acknowledged: the producer is well, only the offsets are not known.
             raise NotCommittedError(error.args[0].str(), is_member=code not in _NOT_A_MEMBER) from error
@@ -264,6 +306,7 @@ class Sink:
 
     def abort(self) -> None:
         """Make what was sent since the last commit not count; in at_least_once it stays sent."""
+        self._sent.clear()
         if not self._is_open:
             return
         try:
@@ -331,6 +374,7 @@ class Sink:
     def _remake(self) -> None:
         """A new producer under the same id: its start ends whatever the old one left open."""
         self._is_open = False
+        self._sent.clear()
         in_background(partial(_discard, self._producer), "discard")  # destroying a client can take seconds
         self._make()
         if self._is_transactional:
