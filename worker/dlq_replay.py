@@ -11,10 +11,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from worker.config import Pipeline
+from worker.dead_letters import is_theirs
 from worker.dlq import DeadLetter, bounds, client_config, letters, open_letters, replay_group
 from worker.dlq_memory import Memory, memories
 from worker.exits import Exit, StopWorker
-from worker.sink import is_theirs
 
 _TRANSACTION_MS = 60_000
 _CALL_S = 30.0

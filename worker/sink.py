@@ -14,16 +14,15 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.background import in_background
 from worker.batch import Rejected
-from worker.decode import TIME_MARKER
+from worker.dead_letters import headers
 from worker.exits import Exit, StopWorker
-from worker.privacy import Privacy, key_headers
+from worker.privacy import Privacy
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
 _QUEUE_FULL_WAIT_S = 0.1
-_OURS = "penstock."  # every header that we add to a dead letter starts so
 _FLUSH_S = 20.0
 _INIT_S = 30.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
@@ -53,17 +52,6 @@ _HOPELESS = {
     KafkaError.UNSUPPORTED_VERSION,
     KafkaError._AUTHENTICATION,
 }
-
-
-def is_theirs(name: str) -> bool:
-    """Whether a header is the producer's own; the others a dead letter was given, and sent in again with."""
-    return name == TIME_MARKER or not name.startswith(_OURS)
-
-
-def _attempts(message: Any) -> int:
-    """How often this record was a dead letter before, if it was sent in again."""
-    said = dict(message.headers() or ()).get(f"{_OURS}attempt", b"0")
-    return int(said) if said and said.isdigit() and len(said) < 10 else 0
 
 
 class _Sent(NamedTuple):
@@ -209,27 +197,9 @@ class Sink:
                 self._dead_letters,
                 [message.value() for message in messages],
                 [message.key() for message in messages],
-                [self._headers(reject) for reject in rejected],
+                [headers(reject, self._pipeline, self._privacy) for reject in rejected],
             )
         )
-
-    def _headers(self, reject: Rejected) -> list[tuple[str, bytes]]:
-        """The record's own headers, and ours."""
-        message = reject.message
-        theirs = [header for header in message.headers() or () if is_theirs(header[0])]
-        said = {
-            "reason": reject.reason,
-            "detail": reject.detail,
-            "stage": reject.stage,
-            "pipeline": self._pipeline,
-            "source.topic": message.topic(),
-            "source.partition": reject.partition,
-            "source.offset": reject.offset,
-            "source.timestamp_ms": message.timestamp()[1],
-            "attempt": _attempts(message) + 1,
-            **key_headers(message.key(), self._privacy),
-        }
-        return [*theirs, *((f"{_OURS}{name}", str(value).encode()) for name, value in said.items())]
 
     def _produce_when_there_is_room(self, topic: str, value: Any, key: Any, headers: Any) -> None:
         give_up_s = time.monotonic() + max(self._timeout_s, _FLUSH_S)

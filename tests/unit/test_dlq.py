@@ -15,13 +15,13 @@ from schemas.codec import Codec
 from schemas.partial import spell
 from schemas.schema import Schema, load_schema, parse_schema
 from tests.builders import EVENT_AVSC, Message, pipeline
+from worker.dead_letters import is_theirs
 from worker.dlq import DeadLetter, dead_letter
 from worker.dlq_commands import _place, _source, since_ms
 from worker.dlq_memory import Memory, remembered
 from worker.dlq_replay import Choice
 from worker.dlq_show import as_json, describe, table
 from worker.exits import StopWorker
-from worker.sink import is_theirs
 
 SAID = {
     "reason": "truncated", "detail": "amount: found 3 bytes, expected 8", "stage": "decode", "pipeline": "p",
