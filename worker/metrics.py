@@ -60,6 +60,10 @@ class Families:
             "degradation", "Step that scores stand on: 0 the model, 3 its spare, 4 rules."
         )
         self.state_writes = counter("state_writes", "Writes of a lane's rows: ok, unavailable.", "result")
+        self.dirty_rows = gauge("dirty_rows", "Rows changed in memory and not yet durable.")
+        self.lanes = gauge(
+            "lanes", "Partitions assigned, by whether they are read: reading, waiting.", "state"
+        )
         self.recoveries = counter(
             "recoveries",
             "Times that all lanes were taken again in process, by what made it necessary.",
@@ -156,6 +160,15 @@ class Meter:
     def alert(self, severity: str, lifecycle: str) -> None:
         """An alert was handed to the client."""
         self._families.alerts.labels(self.pipeline, severity, lifecycle).inc()
+
+    def owned(self, *, reading: int, waiting: int) -> None:
+        """How many partitions are read, and how many wait for Kafka or the store."""
+        self._families.lanes.labels(self.pipeline, "reading").set(reading)
+        self._families.lanes.labels(self.pipeline, "waiting").set(waiting)
+
+    def dirty_rows(self, rows: int) -> None:
+        """What would have to be replayed if this process died now."""
+        self._families.dirty_rows.labels(self.pipeline).set(rows)
 
     def recovered(self, cause: str) -> None:
         """All lanes are taken again because of this kind of error."""

@@ -77,9 +77,14 @@ class Ownership:
         self._answered = False
 
     @property
+    def waiting(self) -> int:
+        """How many partitions are assigned and not being read."""
+        return len(self._untaken) + len(self._starting) + len(self._resting)
+
+    @property
     def is_settled(self) -> bool:
         """Whether every partition assigned is being read."""
-        return not (self._untaken or self._starting or self._resting)
+        return self.waiting == 0
 
     def assigned(self) -> set[int]:
         """Every partition that is ours, read or not."""

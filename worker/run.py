@@ -281,10 +281,17 @@ class Worker:
                 return
             self._pending = {}
             self._recoveries = 0
-        self._lag.report(self._wall_us() // 1000)
+        self._report()
         if now_ms >= self._write_due_ms:
             self._write_due_ms = now_ms + line.write_interval_ms
             self._write()
+
+    def _report(self) -> None:
+        line = self.line
+        self._lag.report(self._wall_us() // 1000)
+        waiting = line.owned.waiting
+        line.meter.owned(reading=len(line.owned.assigned()) - waiting, waiting=waiting)
+        line.meter.dirty_rows(int(line.lanes.rows.is_dirty.sum()))
 
     def _write(self) -> None:
         """Make changed rows durable; everything applied must be committed. A store that is away waits."""
