@@ -173,7 +173,7 @@ class Ownership:
 
     def _rebuild_from(self, partition: int, durable: LaneMeta, offsets: Offsets) -> tuple[int, int] | None:
         committed = offsets.committed
-        if self._rebuild_start is None or committed is None or not offsets.low < committed <= offsets.high:
+        if self._rebuild_start is None or committed is None or not offsets.low <= committed <= offsets.high:
             return None
         if self._lanes.is_usable(durable, offsets):
             return None

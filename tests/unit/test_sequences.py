@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from feature_cache.layout import FOREVER_US, NEVER_US
 from feature_cache.sequences import apply_sequences
@@ -50,3 +51,49 @@ def test_a_sequence_is_the_last_readings_as_of_the_event(
         expected = [kept[0]] * (STEPS - len(kept)) + kept
         np.testing.assert_array_equal(out[i], np.array(expected))
         assert incomplete[i] == (len(kept) < STEPS)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40))
+def test_a_sequence_of_a_lane_read_from_the_middle_is_the_whole_ones_or_says_otherwise(
+    seed: int, begin: int
+) -> None:
+    """Readings up to a known time may be missing; one of them may belong between two that are there."""
+    rng = np.random.default_rng(seed)
+    times = (np.arange(60) + rng.integers(-10, 10, 60)).tolist()
+    events = list(zip(rng.integers(0, 2, 60).tolist(), times, strict=True))
+    missing = events[:begin]
+    forgotten_us = max((t for _, t in missing), default=NEVER_US)
+
+    whole, _ = run(events, NEVER_US)
+    part, incomplete = run(events[begin:], forgotten_us, first=begin)
+
+    for i in range(len(part)):
+        if not incomplete[i]:
+            np.testing.assert_array_equal(part[i], whole[begin + i])
+
+
+def run(
+    events: list[tuple[int, int]], forgotten_us: int, first: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Sequences and flags of (slot, time); a reading is its place in the log, counted from first."""
+    n = len(events)
+    out = np.full((n, STEPS, CHANNELS), np.nan, np.float32)
+    late, incomplete = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    places = np.arange(first, first + n, dtype=np.float32)
+    apply_sequences(
+        np.array([slot for slot, _ in events], np.int64),
+        np.array([t for _, t in events], np.int64),
+        np.stack([places, -places], axis=1),
+        np.zeros(n, np.bool_),
+        np.zeros((2, 64), np.int64),
+        np.zeros((2, 64, CHANNELS), np.float32),
+        np.zeros(2, np.int64),
+        np.full(2, NEVER_US, np.int64),
+        np.full(n, forgotten_us, np.int64),
+        FOREVER_US,
+        out,
+        late,
+        incomplete,
+    )
+    return out, incomplete
