@@ -66,7 +66,7 @@ test: $(STAMP) services ## run the whole test suite against a real Kafka and a r
 	@$(PYTHON) -m pytest $(PYTEST)
 
 chaos: $(STAMP) services ## inject faults for MINUTES=30, SEED=1, FAULTS=kill,flush, and judge every outcome
-	@$(PYTHON) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --faults "$(FAULTS)" --measure --result chaos $(CHAOS)
+	@$(PYTHON) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --faults "$(FAULTS)" --vary --measure --result chaos $(CHAOS)
 
 proof: $(STAMP) services ## plant four bugs that the chaos suite must find
 	@$(PYTHON) -m tests.chaos.proof

@@ -22,13 +22,21 @@ from tests.chaos.fleet import Fleet, Member
 from tests.chaos.outcomes import Outcomes
 from tests.chaos.proxy import ROOT, Proxy
 from tests.chaos.stream import Feed
-from tests.chaos.world import Topics, build_model, create, delete, topics, write_pipeline
+from tests.chaos.world import (
+    PARTITIONS,
+    Topics,
+    Variation,
+    build_model,
+    create,
+    delete,
+    topics,
+    write_pipeline,
+)
 from tests.services.kafka_cluster import Cluster, Door, start_cluster
 from tests.services.processes import Service, free_port
 from tests.services.redis_server import start_redis
 
 BROKERS = 3
-PARTITIONS = 6
 SLOTS = ("w1", "w2", "w3", "w4")
 QUIET_S = 8.0
 STUCK_S = 90.0  # no outcome for so long, with everything healed, is a hang
@@ -67,6 +75,7 @@ class Arena:
 
     services: Services
     mode: str
+    protocol: str  # of the group
     named: Topics
     fleet: Fleet
     feed: Feed
@@ -181,7 +190,15 @@ def services() -> Iterator[Services]:
 
 
 @contextmanager
-def arena(running: Services, name: str, *, mode: str, seed: int, plant: str | None = None) -> Iterator[Arena]:
+def arena(
+    running: Services,
+    name: str,
+    *,
+    mode: str,
+    seed: int,
+    plant: str | None = None,
+    variation: Variation = Variation(),  # noqa: B008 it is frozen
+) -> Iterator[Arena]:
     """Fresh topics, a pipeline file, members not yet started, a feed not yet started, and the collector."""
     folder = running.folder / name
     folder.mkdir()
@@ -190,10 +207,10 @@ def arena(running: Services, name: str, *, mode: str, seed: int, plant: str | No
     bootstrap = running.cluster.bootstrap
     create(
         bootstrap,
-        {named.events: PARTITIONS, named.scores: PARTITIONS, named.alerts: 2, named.dead_letters: 1},
+        {named.events: PARTITIONS, **named.partitions},
         BROKERS,
     )
-    file = write_pipeline(folder / "chaos.yaml", named, mode)
+    file = write_pipeline(folder / "chaos.yaml", named, mode, variation.sections)
     members = [
         Member(
             slot,
@@ -207,10 +224,11 @@ def arena(running: Services, name: str, *, mode: str, seed: int, plant: str | No
     made = Arena(
         services=running,
         mode=mode,
+        protocol=variation.protocol,
         named=named,
         fleet=Fleet(members),
         feed=Feed(bootstrap, named.events, PARTITIONS, seed=seed),
-        collector=Collector(bootstrap, named, PARTITIONS),
+        collector=Collector(bootstrap, named),
     )
     try:
         yield made
@@ -223,7 +241,7 @@ def undisturbed(made: Arena) -> Outcomes:
     running = made.services
     bootstrap = running.cluster.bootstrap
     named = topics(made.named.events.removesuffix("events"), "calm")
-    create(bootstrap, {named.scores: PARTITIONS, named.alerts: 2, named.dead_letters: 1}, 1)
+    create(bootstrap, named.partitions, 1)
     folder = running.folder / named.group
     folder.mkdir()
     (folder / "tiny").symlink_to(running.folder / "tiny")
@@ -231,13 +249,15 @@ def undisturbed(made: Arena) -> Outcomes:
         folder / "calm.yaml",
         named,
         "at_least_once",
-        batching={"max_rows": 4096, "max_wait": "20ms", "eager": False},
-        delivery={"commit_interval": "1s"},
-        state={"hot_rows": 30_000, "write_interval": "1h"},
+        {
+            "batching": {"max_rows": 4096, "max_wait": "20ms", "eager": False},
+            "delivery": {"commit_interval": "1s"},
+            "state": {"hot_rows": 30_000, "write_interval": "1h"},
+        },
     )
     log = folder / "calm.log"
     events = int(made.feed.acknowledged.sum())
-    collector = Collector(bootstrap, named, PARTITIONS)
+    collector = Collector(bootstrap, named)
     expected = collector.outcomes
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -7,7 +7,7 @@ import threading
 from confluent_kafka import Consumer, TopicPartition
 
 from tests.chaos.outcomes import Outcomes
-from tests.chaos.world import Topics
+from tests.chaos.world import PARTITIONS, Topics
 
 AT_ONCE = 5_000
 
@@ -15,8 +15,8 @@ AT_ONCE = 5_000
 class Collector:
     """The thread and its connection; `outcomes` grows while it runs."""
 
-    def __init__(self, bootstrap: str, named: Topics, partitions: int) -> None:
-        self.outcomes = Outcomes(named, partitions)
+    def __init__(self, bootstrap: str, named: Topics) -> None:
+        self.outcomes = Outcomes(named, PARTITIONS)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -29,9 +29,9 @@ class Collector:
                 "log_level": 0,
             }
         )
-        found = self._consumer.list_topics(timeout=30).topics
-        outputs = named.outputs.values()
-        self._consumer.assign([TopicPartition(t, p, 0) for t in outputs for p in found[t].partitions])
+        self._consumer.assign(
+            [TopicPartition(t, p, 0) for t, n in named.partitions.items() for p in range(n)]
+        )
         self._stop = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

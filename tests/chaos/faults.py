@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,12 @@ from confluent_kafka.admin import AdminClient
 
 from tests.chaos.arena import Arena
 from tests.chaos.fleet import Member
-from tests.chaos.steps import steady_points
+from tests.chaos.steps import STEPS, steady_points
+from tests.chaos.world import SESSION_TIMEOUT_S
 
 PASSES_WITHIN_S = 4.0
-WHOLE_WITHIN_S = 60.0
+WHOLE_WITHIN_S = 90.0
+REBALANCING = ("assign", "revoke", "take", "seek")  # the steps that a stranger brings about
 
 
 class NotInjectedError(Exception):
@@ -98,8 +100,10 @@ def _handover(arena: Arena, rng: np.random.Generator) -> str:
                 other.arm("take.after", 1, "stop")
             took = [m for m in others if m.fired(12.0) is not None]
             former.send(signal.SIGCONT)
+            if not took:
+                raise NotInjectedError(f"nobody took the lanes of {former.name}")
             time.sleep(0.7)
-            return f"{former.name} wrote while {', '.join(m.name for m in took) or 'nobody'} took its lanes"
+            return f"{former.name} wrote while {', '.join(m.name for m in took)} took its lanes"
         finally:
             for other in others:
                 other.disarm()
@@ -177,14 +181,27 @@ def _redis_kill(arena: Arena, rng: np.random.Generator) -> str:
 
 
 def _flush(arena: Arena, rng: np.random.Generator) -> str:
-    with _redis(arena), redis.Redis.from_url(arena.services.redis.address, socket_timeout=5.0) as client:
+    """FLUSHALL at any time, or between a worker's decision to write and its write; a kill may follow."""
+    how = rng.choice(["any time", "any time, then kill", "before a write", "before a write, then kill"])
+    with _redis(arena), ExitStack() as stack:
+        client = stack.enter_context(redis.Redis.from_url(arena.services.redis.address, socket_timeout=5.0))
+        member = None
+        if how != "any time":
+            member = stack.enter_context(_member(arena, rng))
+        if member is not None and how.startswith("before"):
+            member.arm("write.before", 1, "stop")
+            if member.fired(PASSES_WITHIN_S) is None:
+                member.disarm()
+                member.send(signal.SIGCONT)
+                raise NotInjectedError(f"{member.name} did not write")
         rows = client.dbsize()
         client.flushall()
-        if rng.random() < 0.4:  # and whoever owned the lanes is gone before having noticed
-            with _member(arena, rng) as member:
+        if member is not None:
+            member.send(signal.SIGCONT)
+            if how.endswith("kill"):
+                time.sleep(0.3)
                 member.send(signal.SIGKILL)
-                return f"{rows} rows, and killed {member.name}"
-    return f"{rows} rows"
+    return f"{rows} rows, {how}{f' {member.name}' if member else ''}"
 
 
 def _redis_freeze(arena: Arena, rng: np.random.Generator) -> str:
@@ -238,40 +255,82 @@ def _clock(arena: Arena, rng: np.random.Generator) -> str:
         return f"{member.name} by {by_s:+.0f} s"
 
 
+@contextmanager
+def _strangers() -> Iterator[list[Consumer]]:
+    """Members of the group that take lanes and do nothing with them; those still there leave at the end."""
+    joined: list[Consumer] = []
+    try:
+        yield joined
+    finally:
+        for stranger in joined:
+            stranger.close()
+
+
+def _join(arena: Arena, joined: list[Consumer]) -> None:
+    classic = {
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
+    }
+    stranger = Consumer(
+        {
+            "bootstrap.servers": arena.services.cluster.bootstrap,
+            "group.id": arena.named.group,
+            "group.protocol": arena.protocol,
+            **(classic if arena.protocol == "classic" else {}),
+            "enable.auto.commit": False,
+            "reconnect.backoff.max.ms": 500,
+            "log_level": 0,
+        }
+    )
+    stranger.subscribe([arena.named.events])
+    joined.append(stranger)
+
+
+def _idle(joined: list[Consumer], for_s: float) -> None:
+    until_s = time.monotonic() + for_s
+    while time.monotonic() < until_s:
+        for stranger in joined:
+            stranger.consume(100, 0.02)
+
+
 def _storm(arena: Arena, rng: np.random.Generator) -> str:
     """Strangers join the group, are given lanes, do nothing with them and leave; a worker goes and comes."""
-    strangers: list[Consumer] = []
     joins = int(rng.integers(2, 5))
-    try:
+    with _strangers() as joined:
         for _ in range(joins):
-            stranger = Consumer(
-                {
-                    "bootstrap.servers": arena.services.cluster.bootstrap,
-                    "group.id": arena.named.group,
-                    "partition.assignment.strategy": "cooperative-sticky",
-                    "session.timeout.ms": 6000,
-                    "enable.auto.commit": False,
-                    "reconnect.backoff.max.ms": 500,
-                    "log_level": 0,
-                }
-            )
-            stranger.subscribe([arena.named.events])
-            strangers.append(stranger)
-            until_s = time.monotonic() + float(rng.uniform(0.2, 2.0))
-            while time.monotonic() < until_s:
-                for one in strangers:
-                    one.consume(100, 0.02)
-            if len(strangers) > 1 and rng.random() < 0.6:
-                strangers.pop(0).close()
+            _join(arena, joined)
+            _idle(joined, float(rng.uniform(0.2, 2.0)))
+            if len(joined) > 1 and rng.random() < 0.6:
+                joined.pop(0).close()
+        restarted = ""
         if rng.random() < 0.5:
-            with _member(arena, rng) as member:
+            with suppress(NotInjectedError), _member(arena, rng) as member:
                 member.send(signal.SIGTERM)
-    except NotInjectedError:
-        pass
-    finally:
-        for stranger in strangers:
-            stranger.close()
-    return f"{joins} strangers joined and left"
+                restarted = f", {member.name} was asked to leave"
+    return f"{joins} strangers joined and left{restarted}"
+
+
+def _rebalance(arena: Arena, rng: np.random.Generator) -> str:
+    """A worker is killed or stopped in the middle of a rebalance that a stranger brings about."""
+    point = str(rng.choice([point for step in STEPS if step.name in REBALANCING for point in step.points]))
+    do = "kill" if rng.random() < 0.5 else "stop"
+    with _member(arena, rng) as member, _strangers() as joined:
+        member.arm(point, 1, do)
+        try:
+            _join(arena, joined)
+            _idle(joined, 2.0)
+            joined.pop().close()
+            fired = member.fired(6.0)
+            if fired is None:
+                raise NotInjectedError(f"{member.name} did not pass {point}")
+            if do == "kill":
+                return f"{member.name} killed at {point}"
+            for_s = float(rng.choice([0.5, 8.0]))
+            time.sleep(for_s)
+            return f"{member.name} stopped at {point} for {for_s:g} s"
+        finally:
+            member.disarm()
+            member.send(signal.SIGCONT)
 
 
 def _poison(arena: Arena, rng: np.random.Generator) -> str:
@@ -317,6 +376,7 @@ KINDS: dict[str, Kind] = {
         weight=1,
     ),
     "clock": Kind(what="a worker's wall clock stepped", inject=_clock, weight=1),
+    "rebalance": Kind(what="SIGKILL or SIGSTOP of a worker in a rebalance", inject=_rebalance, weight=2),
     "storm": Kind(what="members joining and leaving quickly", inject=_storm, weight=2),
     "poison": Kind(what="a flood of damaged records", inject=_poison, weight=1.5),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -22,7 +22,7 @@ def _rows_before_commit() -> None:
 
     def swapped(self: Any) -> None:
         if self._pending:
-            self._write(self.line.lanes.partitions())
+            self._write()
         commit(self)
 
     Worker._commit = swapped  # type: ignore[method-assign]
@@ -76,18 +76,16 @@ def _former_owner_writes() -> None:
 def _no_replay() -> None:
     from feature_cache.lanes import Lanes
 
-    take: Callable[..., int] = Lanes.take
+    begin: Callable[..., int] = Lanes.begin
 
-    def forgetful(self: Any, partition: int, **known: Any) -> int:
-        begin = take(self, partition, **known)
+    def forgetful(self: Any, partition: int, *known: Any) -> int:
+        start = begin(self, partition, *known)
         lane = self[partition]
-        if lane.has_rows and begin < lane.mute_until:
+        if lane.has_rows and start < lane.mute_until:
             lane.watermark = lane.mute_until
-            lane.durable = replace(lane.durable)
-            return int(lane.mute_until)
-        return begin
+        return int(lane.watermark)
 
-    Lanes.take = forgetful  # type: ignore[method-assign]
+    Lanes.begin = forgetful  # type: ignore[method-assign, assignment]
 
 
 PLANTS = {

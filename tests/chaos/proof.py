@@ -14,8 +14,8 @@ from tests.chaos.rounds import Settings, as_json, run_round
 # The faults that bring each bug out, and for how long they are injected.
 FAULTS: dict[str, tuple[tuple[str, ...], float]] = {
     "commit-order": (("kill",), 5.0),  # the round's first worker dies at its first commit
-    "watermark-check": (("flush", "kill"), 60.0),
-    "epoch-check": (("handover",), 60.0),
+    "watermark-check": (("flush",), 30.0),
+    "epoch-check": (("handover",), 45.0),
     "no-replay": (("kill",), 20.0),
 }
 
@@ -31,12 +31,8 @@ def prove(running: Services, plant: str, seed: int) -> dict[str, Any]:
         print(text, file=sys.stderr, flush=True)
 
     say(f"planted: {plant}: {PLANTS[plant].what}")
-    try:
-        result = run_round(running, plant, settings, say)
-    except RuntimeError as error:
-        say(f"found: the round did not end: {error}")
-        return {"plant": plant, "what": PLANTS[plant].what, "found": True, "how": str(error).splitlines()[0]}
-    found = not result.verdict.holds("exactly_once")
+    result = run_round(running, plant, settings, say)
+    found = not result.holds
     for example in result.verdict.examples:
         say(f"  {example}")
     say(table([result]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,12 @@ import numpy as np
 from tests.chaos.arena import Arena, Services, arena, ends, forget, undisturbed
 from tests.chaos.faults import KINDS, NotInjectedError
 from tests.chaos.verdict import Verdict, judge
+from tests.chaos.world import Variation
+from worker.exits import Exit
 
-READY_WITHIN_S = 90.0
+READY_WITHIN_S = 180.0  # the first start of a checkout compiles
+INSIST_S = 60.0  # on a fault that each round must have
+AT_ONCE = 4  # faults that are at work together, at most
 BREATHE_S = 20.0  # of events waiting: more of them, and the next fault waits
 Say = Callable[[str], None]
 
@@ -41,10 +46,12 @@ class Settings:
     mode: str = "exactly_once"
     kinds: tuple[str, ...] = tuple(KINDS)
     each_once: bool = False  # every kind once, in a seeded order, before they are chosen at random
+    space_s: tuple[float, float] = (2.5, 6.0)  # between two turns; a turn is one to three faults
     workers: int = 3
     events_per_s: float = 3_000.0
     prefill: int = 20_000
     plant: str | None = None
+    variation: Variation = field(default_factory=Variation)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +59,8 @@ class Result:
     """What a round gave."""
 
     seed: int
+    mode: str
+    variation: Variation
     verdict: Verdict
     faults: list[Injected] = field(default_factory=list)
     longest_outage_s: dict[int, float] = field(default_factory=dict)  # by number of the fault
@@ -59,9 +68,17 @@ class Result:
     exits: Counter[int] = field(default_factory=Counter)
     last_exits: dict[str, int] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+    begun_s: float = 0.0  # on the monotonic clock
     seconds: float = 0.0
     drained_s: float = 0.0
+    outages: list[dict[str, float]] = field(default_factory=list)  # the longest ones
     judged_s: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise was kept, no worker ended by a bug, and all left when asked to."""
+        left = -signal.SIGKILL not in self.last_exits.values()
+        return self.verdict.holds(self.mode) and not self.exits[Exit.BUG] and left
 
 
 class Injector:
@@ -75,10 +92,10 @@ class Injector:
         self._say = say
         self._lock = threading.Lock()
         self._next = 1
-        self._begun_s = time.monotonic()
+        self.begun_s = time.monotonic()
 
-    def inject(self, kind: str, rng: np.random.Generator) -> None:
-        """Do one fault; one that cannot be done now is counted and that is all."""
+    def inject(self, kind: str, rng: np.random.Generator) -> bool:
+        """Do one fault; False, and counted, when it cannot be done now."""
         outcomes = self._arena.outcomes
         with self._lock:
             number, self._next = self._next, self._next + 1
@@ -90,43 +107,52 @@ class Injector:
             self.not_injected[kind] += 1
             if outcomes.fault == number:
                 outcomes.fault = before
-            return
+            return False
         done = Injected(number=number, kind=kind, detail=detail, from_s=from_s, until_s=time.monotonic())
         self.done.append(done)
         self._say(
-            f"{from_s - self._begun_s:7.1f} s  {number:>3}  {kind:<14} {detail}"
+            f"{from_s - self.begun_s:7.1f} s  {number:>3}  {kind:<14} {detail}"
             f"  [{self._arena.backlog} events wait]"
         )
+        return True
 
     def run(self) -> None:
         """Faults alone and in mixes, for as long as asked; the same choices for the same seed."""
         settings = self._settings
-        until_s = self._begun_s + settings.seconds
+        until_s = self.begun_s + settings.seconds
         first = np.random.default_rng((settings.seed, 0))
-        queue = (
-            [settings.kinds[i] for i in first.permutation(len(settings.kinds))] if settings.each_once else []
-        )
+        shuffled = [settings.kinds[i] for i in first.permutation(len(settings.kinds))]
+        once = shuffled if settings.each_once else []
         weights = np.array([KINDS[kind].weight for kind in settings.kinds])
+        jobs: set[Future[None]] = set()
         turn = 0
-        with ThreadPoolExecutor(4) as pool:
-            while time.monotonic() < until_s or queue:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            while time.monotonic() < until_s or once:
                 turn += 1
                 rng = np.random.default_rng((settings.seed, turn))
-                if queue:
-                    kinds = [queue.pop(0)]
-                else:
-                    count = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
-                    kinds = list(rng.choice(settings.kinds, count, p=weights / weights.sum()))
-                jobs = []
-                for i, kind in enumerate(kinds):
-                    jobs.append(
-                        pool.submit(self.inject, str(kind), np.random.default_rng((settings.seed, turn, i)))
-                    )
-                    time.sleep(float(rng.uniform(0.0, 1.0)) if len(kinds) > 1 else 0.0)
-                for job in jobs:
-                    job.result()
-                time.sleep(float(rng.uniform(0.5, 2.5)))
+                count = 1 if once else int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
+                mix = rng.choice(settings.kinds, count, p=weights / weights.sum()).tolist()
+                for i, kind in enumerate([once.pop()] if once else mix):
+                    patience_s = INSIST_S if settings.each_once else 0.0
+                    jobs.add(pool.submit(self._try, kind, patience_s, settings.seed, turn, i))
+                    time.sleep(float(rng.uniform(0.0, 1.0)))
+                time.sleep(float(rng.uniform(*settings.space_s)))
+                # A broker takes long to come back: what else is broken meanwhile need not wait for it.
+                while len(jobs) >= AT_ONCE:
+                    ended, jobs = wait(jobs, return_when=FIRST_COMPLETED)
+                    for job in ended:
+                        job.result()
                 self._breathe()
+            for job in jobs:
+                job.result()
+
+    def _try(self, kind: str, patience_s: float, *seed: int) -> None:
+        give_up_s, attempt = time.monotonic() + patience_s, 0
+        while not self.inject(kind, np.random.default_rng((*seed, attempt))):
+            attempt += 1
+            if time.monotonic() >= give_up_s:
+                return
+            time.sleep(1.0)
 
     def _breathe(self) -> None:
         """Let the workers catch up when they are far behind."""
@@ -143,7 +169,14 @@ def run_round(running: Services, name: str, settings: Settings, say: Say) -> Res
     Raises:
         RuntimeError: the workers did not start or hang with everything healed; that is a finding too.
     """
-    with arena(running, name, mode=settings.mode, seed=settings.seed, plant=settings.plant) as made:
+    with arena(
+        running,
+        name,
+        mode=settings.mode,
+        seed=settings.seed,
+        plant=settings.plant,
+        variation=settings.variation,
+    ) as made:
         names = [member.name for member in made.fleet.members][: settings.workers]
         made.feed.prefill(settings.prefill)
         _first_commit(made, names[0], settings, say)
@@ -165,16 +198,24 @@ def run_round(running: Services, name: str, settings: Settings, say: Say) -> Res
         verdict = judge(made.outcomes, expected, ends(made))
         result = Result(
             seed=settings.seed,
+            mode=settings.mode,
+            variation=settings.variation,
             verdict=verdict,
             faults=sorted(injector.done, key=lambda fault: fault.number),
             not_injected=injector.not_injected,
             exits=made.fleet.exits,
             last_exits=last,
+            begun_s=injector.begun_s,
             seconds=seconds,
             drained_s=drained_s,
             judged_s=time.monotonic() - begun_s,
         )
         result.longest_outage_s = _outages(made, result.faults)
+        longest = sorted(made.outages, key=lambda outage: -outage.length_s)[:10]
+        result.outages = [
+            {"lane": o.lane, "at_s": round(o.from_s - injector.begun_s, 1), "length_s": round(o.length_s, 1)}
+            for o in longest
+        ]
         forget(made)
         return result
 
@@ -223,6 +264,7 @@ def as_json(result: Result) -> dict[str, Any]:
     """A round as it is written down."""
     return {
         "seed": result.seed,
+        "variation": asdict(result.variation),
         "seconds": round(result.seconds, 1),
         "drained_s": round(result.drained_s, 1),
         "judged_s": round(result.judged_s, 1),
@@ -235,6 +277,11 @@ def as_json(result: Result) -> dict[str, Any]:
         "out_of_order": result.verdict.disordered,
         "faults": len(result.faults),
         "not_injected": dict(result.not_injected),
+        "longest_outages": result.outages,
+        "injected": [
+            {"at_s": round(f.from_s - result.begun_s, 1), "kind": f.kind, "detail": f.detail}
+            for f in result.faults
+        ],
         "exits": {str(code): count for code, count in sorted(result.exits.items())},
         "last_exits": result.last_exits,
         "examples": result.verdict.examples,

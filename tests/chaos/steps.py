@@ -35,6 +35,9 @@ STEPS = (
     Step(name="commit-offsets", module="worker.source", attribute="Consumer.commit"),
     Step(name="write", module="feature_cache.redis_store", attribute="RedisStore.write"),
     Step(name="take", module="feature_cache.redis_store", attribute="RedisStore.take"),
+    Step(name="init", module="worker.sink", attribute="Producer.init_transactions"),
+    Step(name="abort", module="worker.sink", attribute="Producer.abort_transaction"),
+    Step(name="seek", module="worker.source", attribute="Consumer.seek"),
     # The callbacks of a rebalance, which the worker hands to this function.
     Step(name="assign", module="worker.source", attribute="Consumer.subscribe:on_assign"),
     Step(name="revoke", module="worker.source", attribute="Consumer.subscribe:on_revoke"),

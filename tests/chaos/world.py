@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.builders import DOUBLE, model_folder, onnx_bytes
 
+PARTITIONS = 6  # lanes
 WINDOWS = ("2s", "10s", "30s")
 AGGREGATES = ("count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct")
 LENGTH = 8
@@ -40,6 +42,11 @@ class Topics:
         """Topic by kind of outcome."""
         return {"scores": self.scores, "alerts": self.alerts, "dead_letters": self.dead_letters}
 
+    @property
+    def partitions(self) -> dict[str, int]:
+        """Number of partitions by topic of an outcome."""
+        return {self.scores: PARTITIONS, self.alerts: 2, self.dead_letters: 1}
+
 
 def topics(prefix: str, group: str) -> Topics:
     """The topics of a group: the events are shared, the outputs its own."""
@@ -58,6 +65,19 @@ def create(bootstrap: str, partitions: Mapping[str, int], copies: int) -> None:
     new = [NewTopic(name, count, copies) for name, count in partitions.items()]
     for future in admin.create_topics(new, operation_timeout=30.0).values():
         future.result(60)
+    deadline_s = time.monotonic() + 30.0
+    while not _have_leaders(admin, partitions):
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"topics {sorted(partitions)} have no leaders after 30 s")
+        time.sleep(0.1)
+
+
+def _have_leaders(admin: AdminClient, partitions: Mapping[str, int]) -> bool:
+    known = admin.list_topics(timeout=30.0).topics
+    return all(
+        name in known and sum(p.leader >= 0 for p in known[name].partitions.values()) == count
+        for name, count in partitions.items()
+    )
 
 
 def delete(bootstrap: str, names: list[str]) -> None:
@@ -117,18 +137,59 @@ _SCALE = {
 }
 
 
-def write_pipeline(path: Path, named: Topics, mode: str, **sections: Mapping[str, Any]) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """What of a pipeline file the promise must not depend on."""
+
+    protocol: str = "classic"
+    static_membership: bool = False
+    commit_interval: str = "100ms"
+    write_interval: str = "1s"
+    max_rows: int = 1024
+    hot_rows: int = HOT_ROWS
+
+    @property
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """As sections of the file."""
+        return {
+            "kafka": {
+                "protocol": self.protocol,
+                "static_membership": self.static_membership,
+                "properties": _properties(self.protocol),
+            },
+            "delivery": {"commit_interval": self.commit_interval},
+            "state": {"write_interval": self.write_interval, "hot_rows": self.hot_rows},
+            "batching": {"max_rows": self.max_rows},
+        }
+
+
+def variation(seed: int) -> Variation:
+    """One of many, chosen by the seed."""
+    rng = np.random.default_rng((seed, 0xFACE))
+    return Variation(
+        protocol=str(rng.choice(["classic", "classic", "consumer"])),
+        static_membership=bool(rng.random() < 0.25),
+        commit_interval=str(rng.choice(["30ms", "100ms", "100ms", "400ms"])),
+        write_interval=str(rng.choice(["50ms", "1s", "1s", "4s"])),
+        max_rows=int(rng.choice([128, 1024, 1024])),
+        hot_rows=int(rng.choice([2_500, HOT_ROWS, 40_000])),
+    )
+
+
+def _properties(protocol: str) -> dict[str, Any]:
+    # With KIP-848 the session timeout is the broker's setting; it is the same.
+    classic = {"session.timeout.ms": int(SESSION_TIMEOUT_S * 1000), "heartbeat.interval.ms": 1000}
+    return {"reconnect.backoff.max.ms": 1000} | (classic if protocol == "classic" else {})
+
+
+def write_pipeline(path: Path, named: Topics, mode: str, sections: Mapping[str, Mapping[str, Any]]) -> Path:
     """The pipeline file; what differs from worker to worker comes from the environment."""
     document: dict[str, Any] = {
         "name": "chaos",
         "kafka": {
             "bootstrap": "${CHAOS_KAFKA}",
             "group": named.group,
-            "properties": {
-                "session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
-                "heartbeat.interval.ms": 1000,
-                "reconnect.backoff.max.ms": 1000,
-            },
+            "properties": _properties("classic"),
         },
         "source": {
             "topic": named.events,
