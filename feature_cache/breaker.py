@@ -30,6 +30,11 @@ class Breaker:
         self._unanswered = 0
         self._next_at_s = 0.0
 
+    @property
+    def doubts(self) -> bool:
+        """Whether the last call went unanswered."""
+        return self._unanswered > 0
+
     def lets_through(self, now_s: float) -> bool:
         """Whether to ask now; the one call that a pause allows is taken by asking this."""
         with self._lock:

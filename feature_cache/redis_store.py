@@ -78,7 +78,7 @@ class RedisStore:
         fresh = LaneMeta(epoch=0, generation=generation, watermark=NOTHING).encode()
         # Without epoch and owner. Two takes never write the same, even if a failover lost the one between.
         rest = fresh.split(b" ", 1)[1].rsplit(b" ", 1)[0]
-        taken = self._run(_TAKE, [_meta_key(lane)], [rest, secrets.token_hex(8).encode()])
+        taken = self.run(_TAKE, [_meta_key(lane)], [rest, secrets.token_hex(8).encode()])
         return LaneMeta.decode(cast("bytes", taken))
 
     def meta(self, lane: str) -> LaneMeta | None:
@@ -106,7 +106,7 @@ class RedisStore:
         is_big = len(rows) > _BIG_ROWS or sum(map(len, rows)) > _BIG_BYTES
         if is_big:
             self.ask(names[0], b"PING")  # a server that is away must not take that long to be noticed
-        return bool(self._run(_WRITE, names, [expected.encode(), new.encode(), *rows], is_big=is_big))
+        return bool(self.run(_WRITE, names, [expected.encode(), new.encode(), *rows], is_big=is_big))
 
     def ping(self) -> str:
         said = cast("dict[str, Any]", self.ask(b"", b"INFO", b"server"))
@@ -120,13 +120,20 @@ class RedisStore:
                 client.close()
             self._clients.clear()
 
-    def ask(self, key: bytes, *command: bytes, is_big: bool = False) -> Any:
-        """Send one command to the server that has this key (any server, if it is empty).
+    def masters(self) -> list[Any]:
+        """What `ask` takes as node, one for each server that holds rows; their repr says which."""
+        if not self._is_cluster:
+            return [None]
+        self.ask(b"", b"PING")
+        return list(self._client(False).get_primaries())
 
-        Sent a second time when the connection broke, as one to a server that has restarted does. None of our
-        commands does harm when it is done twice: a second `take` raises the epoch once more, and a second
-        `write` compares unequal, which Lanes.write looks into. After a timeout nothing is sent again: the
-        callers do, when they have seen to everything else that waits.
+    def ask(self, key: bytes, *command: bytes, is_big: bool = False, node: Any = None) -> Any:
+        """Send one command to the server that has this key (any server, if it is empty), or to this node.
+
+        Sent a second time when the connection broke, as one to a server that has restarted does, and at the
+        first sign of silence, which may be a busy machine. None of our commands does harm when it is done
+        twice: a second `take` raises the epoch once more, and a second `write` compares unequal, which
+        Lanes.write looks into.
 
         Raises:
             StoreUnavailableError: no answer, or none that helps now.
@@ -137,11 +144,13 @@ class RedisStore:
             raise StoreUnavailableError("Redis has not answered for a while and is asked again in a moment")
         try:
             try:
-                answer = self._send(key, command, is_big)
-            except redis.ConnectionError as error:
-                if type(error) is not redis.ConnectionError:  # its kinds say what a second try would say too
+                answer = self._send(key, command, is_big, node)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                is_silence = isinstance(error, redis.TimeoutError)
+                # Kinds of ConnectionError say what a second try would say too.
+                if breaker.doubts or is_big if is_silence else type(error) is not redis.ConnectionError:
                     raise
-                answer = self._send(key, command, is_big)
+                answer = self._send(key, command, is_big, node)
         except ERRORS as error:
             meant = explained(error, self.address.masked(f"{type(error).__name__}: {error}"))
             if was_answered(error):
@@ -154,7 +163,7 @@ class RedisStore:
         breaker.answered()
         return answer
 
-    def _run(
+    def run(
         self, script: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], *, is_big: bool = False
     ) -> Any:
         """Run a script by its hash; a server that does not know it, as after a restart, gets all of it."""
@@ -166,13 +175,14 @@ class RedisStore:
         except NoScriptError:
             return self.ask(keys[0], b"EVAL", script, *rest, is_big=is_big)
 
-    def _send(self, key: bytes, command: Sequence[bytes], is_big: bool) -> Any:
+    def _send(self, key: bytes, command: Sequence[bytes], is_big: bool, node: Any) -> Any:
         client = self._client(is_big)
         if not self._is_cluster:
             return client.execute_command(command[0].decode(), *command[1:])
         # Naming the node saves redis-py from hashing every key of an MGET.
         try:
-            node = client.get_node_from_key(key) if key else client.get_default_node()
+            if node is None:
+                node = client.get_node_from_key(key) if key else client.get_default_node()
         except SlotNotCoveredError:
             client.nodes_manager.initialize()
             raise

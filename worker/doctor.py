@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from feature_cache.store import StoreUnavailableError
+from feature_cache.redis_checks import CHECKS, UnfitError
+from feature_cache.redis_store import RedisStore
+from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import Registry
 from schemas.schema import load_schema
 from worker.assemble import store_opener
@@ -21,6 +24,18 @@ from worker.refusals import Refusals
 from worker.rights import missing_rights
 from worker.source import partition_count
 from worker.yaml_lines import ConfigError
+
+# Errors that say in their own words what is wrong.
+_SAID = (
+    KafkaException,
+    StopWorker,
+    StoreUnavailableError,
+    StoreRefusedError,
+    UnfitError,
+    ModelError,
+    ConfigError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +53,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
     findings = [_kafka(pipeline)]
     if findings[0].works:
         findings += _topics(pipeline)
-    findings.append(_store(pipeline))
+    findings += examine_store(pipeline)
     if pipeline.source.registry or pipeline.outputs.registry:
         findings.append(_registry(pipeline))
     findings.append(_schema(pipeline))
@@ -63,7 +78,7 @@ def show(findings: list[Finding], *, as_json: bool) -> str:
 def _check(what: str, check: Callable[[], str], do: str) -> Finding:
     try:
         return Finding(what=what, works=True, found=check())
-    except (KafkaException, StopWorker, StoreUnavailableError, ModelError, ConfigError, ValueError) as error:
+    except _SAID as error:
         return Finding(what=what, works=False, found=str(error), do=do)
     except Exception as error:
         return Finding(what=what, works=False, found=f"{type(error).__name__}: {error}", do=do)
@@ -121,11 +136,16 @@ def _rights(pipeline: Pipeline, client: AdminClient) -> Finding:
     )
 
 
-def _store(pipeline: Pipeline) -> Finding:
-    def check() -> str:
-        return store_opener()(str(pipeline.state.store)).ping()
-
-    return _check("store", check, "is Redis running there? Set PENSTOCK_STORE or state.store")
+def examine_store(pipeline: Pipeline) -> list[Finding]:
+    """Check that the store answers and is fit to hold rows; never raises."""
+    store = store_opener()(str(pipeline.state.store))
+    answers = _check("store", store.ping, "is Redis running there? Set PENSTOCK_STORE or state.store")
+    if not answers.works or not isinstance(store, RedisStore):
+        return [answers]
+    return [
+        answers,
+        *(_check(what, partial(check, store), do) for what, check, do in CHECKS),
+    ]
 
 
 def _registry(pipeline: Pipeline) -> Finding:

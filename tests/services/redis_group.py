@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,15 +40,21 @@ class RedisGroup:
         self.close()
 
 
-def start_cluster(masters: int = 3, *, replicas: bool = False, arguments: tuple[str, ...] = ()) -> RedisGroup:
+def start_cluster(
+    masters: int = 3, *, replicas: bool = False, each: Sequence[tuple[str, ...]] = ()
+) -> RedisGroup:
     """Start a cluster; with replicas, server number masters + i is the replica of server number i.
+
+    Args:
+        each: further settings of each server.
 
     Raises:
         Unavailable: redis-server is not installed, or the nodes did not agree in time.
     """
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(_cluster_node(arguments)) for _ in range(2 * masters if replicas else masters)
+            stack.enter_context(_cluster_node(each[number] if each else ()))
+            for number in range(2 * masters if replicas else masters)
         ]
         clients = [stack.enter_context(redis.Redis.from_url(server.address)) for server in servers]
         for number, client in enumerate(clients[:masters]):

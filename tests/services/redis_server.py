@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,6 +27,15 @@ def start_redis(*arguments: str) -> Service:
     if server is None:
         raise Unavailable("redis-server is not installed")
     return first_that_starts(lambda: _service(server, arguments))
+
+
+def tls_arguments(folder: Path, port: int, *, asks_clients: bool = False) -> tuple[str, ...]:
+    """Settings for TLS on this port, with the ca.pem, server.pem and server.key of a folder."""
+    return (
+        *("--tls-port", str(port), "--tls-ca-cert-file", str(folder / "ca.pem")),
+        *("--tls-cert-file", str(folder / "server.pem"), "--tls-key-file", str(folder / "server.key")),
+        *("--tls-auth-clients", "yes" if asks_clients else "no"),
+    )
 
 
 def is_answering(url: str) -> bool:

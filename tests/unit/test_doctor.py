@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.builders import pipeline
+from tests.services import Service
 from tests.services.processes import free_port
+from tests.services.redis_group import RedisGroup
 from worker.config import Pipeline, load_pipeline
-from worker.doctor import Finding, examine, show
+from worker.doctor import Finding, examine, examine_store, show
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN_S = 25.0
@@ -119,3 +122,73 @@ def test_services_that_are_there_are_found_and_topics_that_are_not_are_named(
     missing = found[f"topic {unique_name}.in"]
     assert not missing.works
     assert unique_name in missing.do
+
+
+def of_store(folder: Path, address: str) -> dict[str, Finding]:
+    """What is found of the store at this address."""
+    made = pipeline(folder, "  amount: {kind: field, field: amount}", rest=f"state: {{store: '{address}'}}")
+    return by_name(examine_store(made))
+
+
+@pytest.mark.redis
+def test_a_redis_that_would_evict_rows_fails_with_what_to_do(tmp_path: Path, own_redis: Service) -> None:
+    with redis.Redis.from_url(own_redis.address) as client:
+        for policy, works in (("allkeys-lru", False), ("volatile-lru", True), ("noeviction", True)):
+            client.config_set("maxmemory", "100mb")
+            client.config_set("maxmemory-policy", policy)
+
+            found = of_store(tmp_path, own_redis.address)["store eviction"]
+
+            assert found.works is works, policy
+            assert policy in found.found
+            assert ("noeviction" in found.do) is not works
+        client.config_set("maxmemory", "0")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert of_store(tmp_path, own_redis.address)["store eviction"].works
+
+
+@pytest.mark.redis
+def test_what_becomes_of_rows_at_a_restart_is_said(tmp_path: Path, own_redis: Service) -> None:
+    with redis.Redis.from_url(own_redis.address) as client:
+        for setting, value, said in (
+            ("save", "", "made again from the topic"),
+            ("save", "3600 1", "save 3600 1"),
+            ("appendonly", "yes", "append-only file"),
+        ):
+            client.config_set(setting, value)
+            found = of_store(tmp_path, own_redis.address)["store persistence"]
+            assert found.works
+            assert said in found.found
+
+
+@pytest.mark.redis
+def test_a_user_of_redis_who_may_not_ask_is_told_which_right_is_missing(
+    tmp_path: Path, own_redis: Service
+) -> None:
+    with redis.Redis.from_url(own_redis.address) as client:
+        client.execute_command("ACL", "SETUSER", "blind", "on", f">{SECRET}", "~ps:*", "-@all", "+ping")
+        client.execute_command("ACL", "SETUSER", "seer", "on", f">{SECRET}", "~ps:*", "-@all", "+info")
+    address = own_redis.address.replace("redis://", f"redis://blind:{SECRET}@")
+
+    found = of_store(tmp_path, address)
+    assert not found["store"].works
+    assert "'info'" in found["store"].found
+
+    found = of_store(tmp_path, address.replace("blind", "seer"))
+    assert found["store eviction"].works
+    assert "+config|get" in found["store persistence"].found
+    assert not found["store scripts"].works
+    assert "docs/security.md" in found["store scripts"].do
+    assert SECRET not in show(list(found.values()), as_json=True)
+
+
+@pytest.mark.redis
+def test_a_cluster_and_a_sentinel_are_examined_too(
+    tmp_path: Path, redis_cluster: str, own_sentinel: RedisGroup
+) -> None:
+    for address, servers in ((redis_cluster, 3), (own_sentinel.address, 1)):
+        found = of_store(tmp_path, address)
+
+        assert len(found) == 5
+        assert all(finding.works for finding in found.values()), found
+        assert found["store eviction"].found.count("no maxmemory") == servers

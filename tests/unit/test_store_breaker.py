@@ -22,12 +22,15 @@ def opened(chance: float = 1.0) -> Breaker:
 
 def test_a_few_lost_answers_stop_nothing() -> None:
     breaker = Breaker(opens_after=OPENS_AFTER)
+    assert not breaker.doubts
 
     for _ in range(20):
         for _ in range(OPENS_AFTER - 1):
             breaker.unanswered(0.0)
             assert breaker.lets_through(0.0)
+            assert breaker.doubts
         breaker.answered()
+        assert not breaker.doubts
 
 
 def test_several_in_a_row_do_and_one_call_a_pause_finds_out() -> None:
