@@ -1,6 +1,7 @@
 """A pipeline file becomes exactly the settings it states."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,8 +41,14 @@ durations = st.builds(
 )
 whole_ms = st.builds(lambda n, unit: f"{n}{unit}", st.integers(1, 59), st.sampled_from(["ms", "s", "m"]))
 sizes = st.builds(lambda n, unit: f"{n}{unit}", st.integers(1, 900), st.sampled_from(["B", "KiB", "MiB"]))
+NUMBER_OF_YAML_1_2 = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")  # 0E0: PyYAML does not quote it
 texts = st.text(min_size=1, max_size=20).filter(
-    lambda text: "${" not in text and "://" not in text and text.isprintable()
+    lambda text: (
+        "${" not in text
+        and "://" not in text
+        and text.isprintable()
+        and not NUMBER_OF_YAML_1_2.fullmatch(text)
+    )
 )
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32) | st.integers(-1000, 1000)
 
