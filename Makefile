@@ -20,7 +20,7 @@ CHAOS ?=
 PYTEST ?=
 PACKAGES := worker feature_cache schemas loadgen tests
 
-.PHONY: help env services demo test chaos proof lint format clean
+.PHONY: help env services demo test chaos proof fuzz lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -67,6 +67,9 @@ test: $(STAMP) services ## run the whole test suite against a real Kafka and a r
 
 chaos: $(STAMP) services ## inject faults for MINUTES=30, SEED=1, FAULTS=kill,flush, and judge every outcome
 	@$(PYTHON) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --faults "$(FAULTS)" --vary --measure --result chaos $(CHAOS)
+
+fuzz: $(STAMP) ## damage inputs at random for MINUTES=10 wherever bytes come in
+	@$(PYTHON) -m tests.fuzz --minutes $(MINUTES) --result fuzz
 
 proof: $(STAMP) services ## plant four bugs that the chaos suite must find
 	@$(PYTHON) -m tests.chaos.proof

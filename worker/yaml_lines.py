@@ -28,6 +28,9 @@ SUBSTITUTION = re.compile(
 )
 PLAIN_TAGS = frozenset(["str", "int", "float", "bool", "null", "timestamp", "merge", "value", "map", "seq"])
 MAX_DEPTH = 32
+MAX_NODES = 20_000  # aliases counted each time: ten lines of them can stand for billions of values
+MAX_FILE_BYTES = 4 << 20
+MAX_SECRET_BYTES = 1 << 20
 
 KeyPath = tuple[str | int, ...]
 
@@ -109,7 +112,11 @@ def read_yaml(path: Path, env: Mapping[str, str], *, expand: bool = True) -> Doc
 
 def _compose(path: Path) -> yaml.Node:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise config_error(path, 1, (), "a longer file", f"at most {MAX_FILE_BYTES:,} bytes")
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         raise config_error(path, 1, (), error.strerror or str(error), "a readable file") from None
     except UnicodeDecodeError as error:
@@ -148,6 +155,10 @@ class _Reader:
 
     def read(self, node: yaml.Node, path: KeyPath, line: int, parents: frozenset[int]) -> Any:
         self.lines[path] = line
+        if len(self.lines) > MAX_NODES:
+            raise config_error(
+                self.path, line, (), "too many values", f"at most {MAX_NODES:,}, aliases repeated"
+            )
         if id(node) in parents or len(path) > MAX_DEPTH:
             raise config_error(self.path, line, path, "endless nesting", f"at most {MAX_DEPTH} levels")
         if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
@@ -220,13 +231,27 @@ class _Reader:
     def _file(self, name: str, path: KeyPath) -> str:
         file = self.path.parent / name
         try:
-            value = file.read_text(encoding="utf-8").rstrip("\r\n")
+            value = _secret_of(file)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             expected = f"a readable file ({reason})"
             raise config_error(self.path, self.lines[path], path, f"${{file:{name}}}", expected) from None
         self.secrets.update({value} - {""})
         return value
+
+
+def _secret_of(file: Path) -> str:
+    """Return the text of a file of bounded size; a device or a pipe could go on for ever."""
+    if file.exists() and not file.is_file():
+        raise ValueError("it is not a file")
+    with file.open("rb") as opened:
+        raw = opened.read(MAX_SECRET_BYTES + 1)
+    if len(raw) > MAX_SECRET_BYTES:
+        raise ValueError(f"it is longer than {MAX_SECRET_BYTES:,} bytes")
+    try:
+        return raw.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
 
 
 def resolve(text: str) -> Any:
