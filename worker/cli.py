@@ -15,6 +15,7 @@ from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
 from worker.logs import configure_logs
+from worker.secret import redact
 
 _EXAMPLES = """examples:
   penstock demo --seconds 20                          both pipelines, simulated, no services needed
@@ -124,8 +125,9 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from worker.doctor import examine, show
 
-    findings = examine(load_pipeline(arguments.file))
-    print(show(findings, as_json=arguments.json))
+    pipeline = load_pipeline(arguments.file)
+    findings = examine(pipeline)
+    print(redact(show(findings, as_json=arguments.json), pipeline.secrets))
     return Exit.OK if all(finding.works for finding in findings) else Exit.UNHEALTHY
 
 

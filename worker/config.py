@@ -33,6 +33,7 @@ from worker.pipeline_types import (
     State,
     Wire,
 )
+from worker.secret import redact
 from worker.typed_yaml import parse
 from worker.yaml_lines import ConfigError, Document, KeyPath, read_yaml, show
 
@@ -76,6 +77,14 @@ def load_pipeline(path: Path, env: Mapping[str, str] = os.environ) -> Pipeline:
 
 def _load(path: Path, env: Mapping[str, str], readers: tuple[Path, ...]) -> Pipeline:
     document = read_yaml(path, env)
+    try:
+        return _checked(path, document, env, readers)
+    except ConfigError as error:
+        # A secret in the wrong place, such as a path, is no less secret.
+        raise ConfigError(redact(str(error), document.secrets)) from None
+
+
+def _checked(path: Path, document: Document, env: Mapping[str, str], readers: tuple[Path, ...]) -> Pipeline:
     pipeline = parse(
         document,
         PIPELINE,
