@@ -13,6 +13,7 @@ from benchmarks.machine import write_result
 from tests.chaos.arena import services
 from tests.chaos.faults import KINDS
 from tests.chaos.measures import measure
+from tests.chaos.page import PAGE, written
 from tests.chaos.plants import PLANTS
 from tests.chaos.report import summary, table
 from tests.chaos.rounds import Result, Settings, run_round
@@ -97,6 +98,7 @@ def main() -> int:
     said |= {"measured": measured, "holds": holds, "trouble": trouble, "plant": arguments.plant}
     if arguments.result:
         say(f"written to {write_result(arguments.result, said)}")
+        PAGE.write_text(written(PAGE.read_text()))
     print(json.dumps(said, indent=2) if arguments.json else table(results))
     if holds and not arguments.keep:
         shutil.rmtree(running.folder, ignore_errors=True)  # otherwise the logs tell why

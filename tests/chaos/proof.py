@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.machine import write_result
 from tests.chaos.arena import Services, services
+from tests.chaos.page import PAGE, written
 from tests.chaos.plants import PLANTS
 from tests.chaos.report import table
 from tests.chaos.rounds import Settings, as_json, run_round
@@ -54,6 +55,7 @@ def main() -> int:
         proofs = [prove(running, name, seed=11) for name in names]
     if len(names) == len(PLANTS):
         print(f"written to {write_result('chaos-planted', {'plants': proofs})}")
+        PAGE.write_text(written(PAGE.read_text()))
     for proof in proofs:
         print(f"{proof['plant']:<16} {'found' if proof['found'] else 'NOT FOUND'}")
     return 0 if all(proof["found"] for proof in proofs) else 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tests.chaos import page as chaos_page
 from tests.docs.numbers import README, written
 from tests.docs.pages import ROOT, links, marked, pages, rows, section
 from worker.exits import Exit
@@ -184,3 +185,9 @@ def test_every_decision_is_in_the_list() -> None:
 
 def test_published_numbers_are_those_that_were_measured() -> None:
     assert README.read_text() == written(README.read_text()), "run `python -m tests.docs.numbers`"
+
+
+def test_the_results_of_the_chaos_run_are_those_that_were_committed() -> None:
+    page = chaos_page.PAGE.read_text()
+
+    assert page == chaos_page.written(page), "run `python -m tests.chaos.page`"
