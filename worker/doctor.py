@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 from feature_cache.redis_checks import CHECKS, UnfitError
 from feature_cache.redis_store import RedisStore
@@ -36,6 +36,8 @@ _SAID = (
     ConfigError,
     ValueError,
 )
+
+_AHEAD_AT_MOST_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +122,35 @@ def _topics(pipeline: Pipeline) -> list[Finding]:
             for topic in topics
             if topic
         ),
+        _timestamps(pipeline, client),
         _rights(pipeline, client),
     ]
+
+
+def _timestamps(pipeline: Pipeline, client: AdminClient) -> Finding:
+    """Event times are bounded by record timestamps: does the broker bound these by its clock?"""
+
+    def check() -> str:
+        topic = ConfigResource(ConfigResource.Type.TOPIC, pipeline.source.topic)
+        try:
+            configs = client.describe_configs([topic], request_timeout=5)[topic].result(10)
+        except KafkaException as error:
+            return f"not known: {error.args[0].str()}"  # no right to look is nothing wrong
+        if configs["message.timestamp.type"].value == "LogAppendTime":
+            return "records are dated by the broker"
+        bound = configs.get("message.timestamp.after.max.ms") or configs.get(
+            "message.timestamp.difference.max.ms"
+        )
+        if bound is None or int(bound.value) > _AHEAD_AT_MOST_MS:
+            raise StopWorker(Exit.KAFKA, "producers may date records as far ahead as they like")
+        return f"records are dated by producers, at most {int(bound.value) // 1000} s ahead of the broker"
+
+    return _check(
+        "timestamps",
+        check,
+        f"set message.timestamp.after.max.ms=3600000 on topic {pipeline.source.topic} (before Kafka 3.6: "
+        "message.timestamp.type=LogAppendTime), or source.max_future does not hold for a wrong clock",
+    )
 
 
 def _rights(pipeline: Pipeline, client: AdminClient) -> Finding:
