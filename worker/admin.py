@@ -29,6 +29,7 @@ class Health:
     loop_age_s: float
     is_ready: bool
     device: str  # where the model runs; empty without one
+    is_paused: bool = False
 
     @property
     def is_alive(self) -> bool:
@@ -116,6 +117,7 @@ def _judged(health: list[Health], is_good: bool) -> Answer:
             "pipeline": h.pipeline,
             "alive": h.is_alive,
             "ready": h.is_ready,
+            "paused": h.is_paused,
             "loop_age_s": round(h.loop_age_s, 3),
             "device": h.device,
         }

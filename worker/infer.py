@@ -88,24 +88,24 @@ def load_model(folder: Path, plan: FeaturePlan, device: str) -> Model:
         ConfigError: the card itself is wrong.
     """
     card = load_model_card(folder)
-    check_sha256(card)
-    session, ran_on = _open(folder / card.file, device)
+    data = check_sha256(card)  # what was hashed is what runs: the file is not opened a second time
+    session, ran_on = _open(folder / card.file, data, device)
     model = Model(card=card, session=session, feeds=_feeds(card, plan, session, folder), device=ran_on)
     check_golden(model)
     _warm(model, plan)
     return model
 
 
-def _open(path: Path, device: str) -> tuple[Any, str]:
+def _open(path: Path, data: bytes, device: str) -> tuple[Any, str]:
     """A session on the device; `auto` takes CUDA where it works and says what it took."""
     if device != "auto":
-        return _session(path, device), device
-    if _has_nvidia_driver() and not _has_tree_operators(path):
+        return _session(path, data, device), device
+    if _has_nvidia_driver() and not _has_tree_operators(data):
         try:
-            return _session(path, "cuda:0"), "cuda:0"
+            return _session(path, data, "cuda:0"), "cuda:0"
         except ModelError:
             pass  # auto means: the CPU will do; the device taken is logged and on /readyz
-    return _session(path, "cpu"), "cpu"
+    return _session(path, data, "cpu"), "cpu"
 
 
 def _has_nvidia_driver() -> bool:
@@ -113,12 +113,12 @@ def _has_nvidia_driver() -> bool:
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version"))
 
 
-def _has_tree_operators(path: Path) -> bool:
+def _has_tree_operators(data: bytes) -> bool:
     # ONNX Runtime has tree ensembles on the CPU only (no such kernel in the CUDA provider).
-    return b"TreeEnsemble" in path.read_bytes()
+    return b"TreeEnsemble" in data
 
 
-def _session(path: Path, device: str) -> Any:
+def _session(path: Path, data: bytes, device: str) -> Any:
     kind, _, number = device.partition(":")
     options = ort.SessionOptions()
     # One thread, no spinning: the loop is one straight line, and idle cores belong to the other workers.
@@ -126,6 +126,10 @@ def _session(path: Path, device: str) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Where external data lies; given bytes, ONNX Runtime does not know the folder.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
+    )
     options.log_severity_level = 4  # errors are raised too; logged, they would show feature values
     provider: Any = _PROVIDERS[kind]
     if kind != "cpu":
@@ -137,7 +141,7 @@ def _session(path: Path, device: str) -> Any:
             {"device_id": number, "use_tf32": "0"} if kind == "cuda" else {"device_id": number},
         )
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+        session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=0)
     except Exception as error:
         raise ModelError(
             f"{path}: does not run on {device}: {_first_line(error)}; expected a device "

@@ -130,8 +130,8 @@ def load_model_card(folder: Path) -> ModelCard:
     return card
 
 
-def check_sha256(card: ModelCard) -> None:
-    """Check that the files of a version are those that the card was written for, and name no others.
+def check_sha256(card: ModelCard) -> bytes:
+    """Check that the files of a version are those that the card was written for; returns the ONNX file.
 
     This comes before ONNX Runtime sees them: the ONNX file is the card's, external data lies in the
     version's folder and is the card's too, and the golden vectors do not unpack to more than memory.
@@ -154,6 +154,7 @@ def check_sha256(card: ModelCard) -> None:
         found = _hash_of(_confined(card, name, ("external_data", name)))
         _expect(card, ("external_data", name), name, found, sha256)
     _check_golden_size(card)
+    return data
 
 
 def _expect(card: ModelCard, key: KeyPath, file: str, found: str, expected: str) -> None:

@@ -67,6 +67,7 @@ class Worker:
         self._recoveries = 0  # since the last commit
         self._stop = threading.Event()
         self.looped_at_ms = now_ms()
+        self.is_paused = False  # set from outside: read nothing, and stay in the group
         self._is_member = False  # has been assigned lanes, or told that there are none for it
 
     @property
@@ -133,9 +134,12 @@ class Worker:
     def _turn(self) -> None:
         """Poll once; score when a batch is due; commit when that is due."""
         line = self.line
-        if line.sink.is_ready():
+        if self.is_paused:
+            line.owned.rest()
+        elif line.sink.is_ready():
             line.owned.turn(self._now_ms())
-        at_most_ms = POLL_AT_MOST_MS if line.owned.is_settled else POLL_UNSETTLED_MS
+        is_hurried = not line.owned.is_settled and not self.is_paused
+        at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         wait_ms = line.batcher.wait_ms(self._now_ms(), at_most_ms)
         with self._timed("poll"):
             records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(self._now_ms()))

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -17,7 +18,7 @@ from feature_cache.rows import RowsFullError, WrongLaneError
 from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from schemas.tree import SchemaError
-from worker.admin import Health, Switches, serve_admin
+from worker.admin import Change, Health, Switches, serve_admin
 from worker.assemble import assemble, store_opener
 from worker.config import ConfigError, Pipeline
 from worker.exits import Exit, StopWorker
@@ -93,6 +94,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
                     pipeline=worker.line.name,
                     loop_age_s=age_s,
                     is_ready=worker.is_ready,
+                    is_paused=worker.is_paused,
                     device=scorer.device if scorer else "",
                 )
             )
@@ -102,7 +104,12 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
     server = None
     if admin.port is not None:
         try:
-            switches = Switches(token=str(admin.token or ""), changes={"/loglevel": change_log_level})
+            changes: dict[str, Change] = {
+                "/loglevel": change_log_level,
+                "/pause": partial(pause, workers, True),
+                "/resume": partial(pause, workers, False),
+            }
+            switches = Switches(token=str(admin.token or ""), changes=changes)
             server = serve_admin(str(admin.host), admin.port, health, switches=switches)
         except OSError as error:
             raise StopWorker(
@@ -135,6 +142,22 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
         log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
         os._exit(Exit.BUG)
     return max(codes, default=Exit.OK)
+
+
+def pause(workers: Sequence[Worker], is_paused: bool, query: Mapping[str, str]) -> str:
+    """Let pipelines rest or go on: all of them, or the one that the query names.
+
+    Raises:
+        ValueError: there is no such pipeline here.
+    """
+    names = [worker.line.name for worker in workers]
+    wanted = query.get("pipeline")
+    if wanted is not None and wanted not in names:
+        raise ValueError(f"expected ?pipeline= and one of {', '.join(names)}, or nothing for all")
+    chosen = [worker for worker in workers if wanted in (None, worker.line.name)]
+    for worker in chosen:
+        worker.is_paused = is_paused
+    return f"{'paused' if is_paused else 'running'}: {', '.join(w.line.name for w in chosen)}"
 
 
 def _explain(error: BaseException) -> Exit:

@@ -92,7 +92,14 @@ def test_the_answer_says_which_pipeline_and_where_its_model_runs(admin: Admin) -
     assert said == {
         "ok": False,
         "pipelines": [
-            {"pipeline": "fraud", "alive": False, "ready": True, "loop_age_s": 99, "device": "cpu"}
+            {
+                "pipeline": "fraud",
+                "alive": False,
+                "ready": True,
+                "paused": False,
+                "loop_age_s": 99,
+                "device": "cpu",
+            }
         ],
     }
 

@@ -60,9 +60,11 @@ def test_external_data_in_the_folder_that_the_card_knows_is_taken_and_runs(tmp_p
     folder = version(tmp_path, onnx_with([external_tensor("w.bin")]), {"w.bin": sha(WEIGHTS)})
     (folder / "w.bin").write_bytes(WEIGHTS)
 
-    check_sha256(load_model_card(folder))
+    data = check_sha256(load_model_card(folder))
 
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": np.ones((1, 2), np.float32)})
     assert y.tolist() == [[2.0, 3.0]]
 
