@@ -221,8 +221,6 @@ class Lanes:
                 if not self._may_guess:
                     raise
             lane.is_guessing = True
-            # What is durable and what was committed make these rows again, so they may leave memory.
-            self.rows.is_dirty[self.rows.lane == partition] = False
         # Not even when the store is back: a row stored may lack events that a guess has seen.
         self.rows.is_guess[self.rows.add(wanted, partition)] = True
         return 0
@@ -249,10 +247,16 @@ class Lanes:
         return len(kept)
 
     def changed(self, slots: NDArray[np.int64]) -> None:
-        """Note that these rows have changed and are to be written."""
+        """Note that these rows have changed: they stay in memory until they are written, or released."""
         self.rows.is_dirty[slots] = True
+
+    def release(self) -> None:
+        """Let rows of guessing lanes leave memory: what is durable and what was committed make them again.
+
+        Call it when every batch is scored: until then its slots must not become another entity's.
+        """
         for partition in self.guessing():
-            self.rows.is_dirty[slots[self.rows.lane[slots] == partition]] = False
+            self.rows.is_dirty[self.rows.lane == partition] = False
 
     def check(self, partitions: Iterable[int]) -> None:
         """Ask the store whether these lanes still are ours; any thread may. A lane given up since is.

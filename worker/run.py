@@ -175,11 +175,14 @@ class Worker:
 
         try:
             features = attempt()
-        except RowsFullError as error:
+        except RowsFullError:
             self._finish()  # makes every row clean, so that the oldest can leave
-            if line.lanes.rows.is_dirty.any():
-                raise StoreUnavailableError(f"changed rows cannot be written, and {error}") from error
-            features = attempt()
+            try:
+                features = attempt()
+            except RowsFullError as error:
+                if line.lanes.rows.is_dirty.any():
+                    raise StoreUnavailableError(f"changed rows cannot be written, and {error}") from error
+                raise
         line.meter.applied(len(events), int(features.late.sum()), len(line.lanes.rows))
         return features
 
@@ -299,6 +302,7 @@ class Worker:
 
     def _write(self) -> None:
         """Make changed rows durable; everything applied must be committed. A store that is away waits."""
+        self.line.lanes.release()
         with self._timed("write"):
             try:
                 for partition in self.line.lanes.partitions():
@@ -326,6 +330,8 @@ class Worker:
         except StoreUnavailableError:
             return
         self._finish()
+        if self._pending:
+            return  # taken as of the old commit, they would publish again what the next one makes count
         self._log.info("the store is back: lanes with guessed rows are taken again", partitions=guessing)
         line.owned.take(guessing)
 

@@ -372,6 +372,41 @@ def test_a_lost_answer_does_not_hide_a_new_owner() -> None:
         former.write(PARTITION)
 
 
+class AwayForReads(MemoryStore):
+    """A store in memory whose rows can be out of reach."""
+
+    is_away = False
+
+    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
+        if self.is_away:
+            raise StoreUnavailableError("away")
+        return super().read(lane, keys)
+
+
+def test_rows_of_a_lane_that_guesses_stay_in_memory_until_their_batch_is_scored() -> None:
+    """Else their slots could be another lane's by the time that decide() notes an alert there."""
+    store = AwayForReads()
+    owner = Lanes(HotRows(LAYOUT, 2), store, "g", "t", may_guess=True)
+    for partition in (0, 1):
+        owner.take(partition, committed=0, start=0, low=0, high=9, now_ms=1)
+    owner.changed(owner.load([b"stored"], np.zeros(1, np.int32))[0])
+    owner.advance(0, 1, 1, 1)
+    owner.write(0)
+    store.is_away = True
+    waiting = owner.load([b"guessed"], np.zeros(1, np.int32))[0]
+    owner.changed(waiting)
+    two_more = [b"x", b"y"], np.ones(2, np.int32)  # of a lane that has stored nothing: the store is not asked
+
+    with pytest.raises(RowsFullError):
+        owner.load(*two_more)
+    owner.rows.alert_level[waiting] = 2
+    owner.release()
+    slots, _, _ = owner.load(*two_more)
+
+    assert owner.guessing() == [0]
+    assert owner.rows.alert_level[slots].tolist() == [0, 0]
+
+
 # The reference model.
 
 
