@@ -115,7 +115,7 @@ class World:
 
 
 WEIGHTS = {"go_on": 8, "apply": 3, "commit": 1, "write": 2, "take": 2, "move": 2, "replicate": 2}
-RUNS = 50
+PARTS, RUNS = 3, 50
 
 
 def play(seed: int, kind: type[MemoryStore] = MemoryStore) -> None:
@@ -151,7 +151,7 @@ def play(seed: int, kind: type[MemoryStore] = MemoryStore) -> None:
     assert world.published == dict(enumerate(world.expected))
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_no_failover_of_the_store_makes_a_score_wrong(part: int) -> None:
     """Two members, one partition, and two copies of the store, each of which may be the master to each."""
     for seed in range(part * RUNS, (part + 1) * RUNS):
@@ -172,7 +172,7 @@ class ComparesEpochs(MemoryStore):
 
 def test_a_store_that_compares_less_would_be_found_out() -> None:
     def play_all() -> None:
-        for seed in range(RUNS):
+        for seed in range(PARTS * RUNS):
             play(seed, ComparesEpochs)
 
     with pytest.raises(AssertionError, match="the score of offset"):
