@@ -21,7 +21,7 @@ from feature_cache.store import StoreRefusedError, StoreUnavailableError
 ERRORS = (redis.RedisError, RedisClusterException, OSError)  # what a client may raise
 
 _NO_ENTRY = (redis.AuthenticationError, NoPermissionError)
-_NO_ENTRY_SAID = ("AuthenticationError", "The user executing the script can't")
+_NO_ENTRY_IN_SCRIPT = "The user executing the script can't"
 # Answers of a server that cannot serve now; anything else that it refuses is a mistake of ours.
 _NOT_NOW = ("BUSY", "MISCONF", "NOREPLICAS", "UNKILLABLE")
 _NOT_NOW_KINDS = (BusyLoadingError, ClusterError, OutOfMemoryError, ReadOnlyError, TryAgainError)
@@ -51,8 +51,8 @@ def explained(error: Exception, text: str) -> StoreUnavailableError | StoreRefus
 def _refused(error: Exception) -> str | None:
     """What a person has to mend, if that is so."""
     causes = _causes(error)
-    said = " ".join(map(str, causes))  # the clients of sentinels and clusters tell of a node in words only
-    if any(isinstance(cause, _NO_ENTRY) for cause in causes) or any(text in said for text in _NO_ENTRY_SAID):
+    said = " ".join(map(str, causes))  # a cluster's client tells of a node in words only
+    if any(isinstance(cause, _NO_ENTRY) for cause in causes) or _NO_ENTRY_IN_SCRIPT in said:
         return "does not let us in: see the user, password and rights of state.store"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes) or "VERIFY_FAILED" in said:
         return "shows a certificate that is not trusted: see ssl_ca_certs in state.store"

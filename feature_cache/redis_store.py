@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import redis
 from redis.exceptions import NoScriptError, SlotNotCoveredError
+from redis.sentinel import MasterNotFoundError
 
 from feature_cache.breaker import Breaker
 from feature_cache.redis_address import connect, parse_address
@@ -178,7 +179,12 @@ class RedisStore:
     def _send(self, key: bytes, command: Sequence[bytes], is_big: bool, node: Any) -> Any:
         client = self._client(is_big)
         if not self._is_cluster:
-            return client.execute_command(command[0].decode(), *command[1:])
+            try:
+                return client.execute_command(command[0].decode(), *command[1:])
+            except MasterNotFoundError:
+                for sentinel in client.connection_pool.sentinel_manager.sentinels:
+                    sentinel.sentinel_masters()  # raises what is wrong, which was lost on the way
+                raise
         # Naming the node saves redis-py from hashing every key of an MGET.
         try:
             if node is None:

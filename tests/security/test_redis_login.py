@@ -17,7 +17,7 @@ from tests.builders import pipeline
 from tests.contract.test_store import new_meta
 from tests.services import Service, start_redis
 from tests.services.processes import free_port
-from tests.services.redis_group import RedisGroup, start_cluster
+from tests.services.redis_group import RedisGroup, start_cluster, start_sentinel
 from tests.services.redis_server import tls_arguments
 from worker.config import Pipeline
 from worker.doctor import Finding, examine_store, show
@@ -226,3 +226,29 @@ def test_a_cluster_refuses_a_wrong_password_too(guarded_cluster: tuple[RedisGrou
     with pytest.raises(StoreRefusedError, match="user, password and rights") as raised:
         RedisStore(guarded_cluster[1].replace(PASSWORD, f"{PASSWORD}x")).meta("g:0")
     assert PASSWORD not in str(raised.value)
+
+
+def test_sentinels_and_the_servers_that_they_name_are_asked_over_tls(
+    certificates: Path, tmp_path: Path
+) -> None:
+    with start_sentinel(folder=certificates) as group:
+        for server in group.servers[:2]:
+            with redis.Redis.from_url(server.address) as client:
+                client.execute_command("ACL", "SETUSER", "penstock", *documented_rights())
+        with redis.Redis.from_url(group.servers[2].address) as client:
+            rules = ("on", ">watch&me", "~*", "-@all", "+sentinel|masters")
+            client.execute_command("ACL", "SETUSER", "looker", *rules)
+        login = "sentinel_username=looker&sentinel_password=watch%26me"
+        options = f"ssl_ca_certs={certificates / 'ca.pem'}&{PATIENT}&{login}"
+        address = f"{group.address.replace('://', f'://penstock:{PASSWORD}@')}?{options}"
+
+        store = RedisStore(address)
+        works(store)
+        store.close()
+        assert all(finding.works for finding in examined(with_store(tmp_path, address)).values())
+
+        with pytest.raises(StoreRefusedError, match="user, password and rights") as raised:
+            RedisStore(address.replace("%26me", "%26you")).meta("g:0")
+        assert "you" not in str(raised.value).replace("your", "")
+        with pytest.raises(StoreRefusedError, match="not trusted"):
+            RedisStore(address.replace("ca.pem", "other.pem")).meta("g:0")

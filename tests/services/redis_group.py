@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from types import TracebackType
 import redis
 
 from tests.services.processes import POLL_S, Service, Unavailable, first_that_starts, free_port, new_directory
-from tests.services.redis_server import is_answering, start_redis
+from tests.services.redis_server import is_answering, start_redis, tls_arguments
 
 AGREE_WITHIN_S = 30.0
 SLOTS = 16384
@@ -81,24 +82,34 @@ def start_cluster(
         return RedisGroup(address=f"redis+cluster://{hosts}", servers=servers, stack=stack.pop_all())
 
 
-def start_sentinel(name: str = "mymaster", down_after_ms: int = 1000) -> RedisGroup:
+def start_sentinel(
+    name: str = "mymaster", down_after_ms: int = 1000, *, folder: Path | None = None
+) -> RedisGroup:
     """Start a master, its replica and a Sentinel that promotes the replica, in this order.
+
+    Args:
+        folder: certificates for TLS (see `tls_arguments`); the servers' own addresses stay plain.
 
     Raises:
         Unavailable: redis-server is not installed, or they did not find each other in time.
     """
     with ExitStack() as stack:
-        master = stack.enter_context(start_redis("--repl-diskless-sync-delay", "0"))
+        master = stack.enter_context(start_redis("--repl-diskless-sync-delay", "0", *_tls(folder)))
         host, port = host_and_port(master)
-        replica = stack.enter_context(start_redis("--replicaof", host, str(port)))
-        sentinel = stack.enter_context(_sentinel(name, host, port, down_after_ms))
+        if folder is not None:
+            port = int(redis_setting(master, "tls-port"))
+        replica = stack.enter_context(start_redis(*_tls(folder), "--replicaof", host, str(port)))
+        sentinel = stack.enter_context(_sentinel(name, host, port, down_after_ms, _tls(folder)))
         with redis.Redis.from_url(sentinel.address) as client:
             until(lambda: client.sentinel_master(name)["num-slaves"] == 1, "the Sentinel to see the replica")
         with redis.Redis.from_url(replica.address) as client:
             until(lambda: client.info("replication")["master_link_status"] == "up", "the replica to follow")
-        where = "{}:{}".format(*host_and_port(sentinel))
+        host, port = host_and_port(sentinel)
+        if folder is not None:
+            port = sentinel_tls_port(sentinel)
+        scheme = "redis" if folder is None else "rediss"
         return RedisGroup(
-            address=f"redis+sentinel://{where}/{name}/0",
+            address=f"{scheme}+sentinel://{host}:{port}/{name}/0",
             servers=[master, replica, sentinel],
             stack=stack.pop_all(),
         )
@@ -134,6 +145,16 @@ def until(happens: Callable[[], bool], what: str, within_s: float = AGREE_WITHIN
         time.sleep(POLL_S)
 
 
+def sentinel_tls_port(service: Service) -> int:
+    """The port on which a Sentinel talks TLS."""
+    found = re.search(r"--tls-port (\d+)", " ".join(service._command))
+    return int(found[1]) if found else 0
+
+
+def _tls(folder: Path | None) -> tuple[str, ...]:
+    return () if folder is None else (*tls_arguments(folder, free_port()), "--tls-replication", "yes")
+
+
 def _cluster_node(arguments: tuple[str, ...]) -> Service:
     return start_redis(
         *("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "1500"),
@@ -147,7 +168,7 @@ def _agrees(client: redis.Redis, nodes: int) -> bool:
     return bool(info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes)
 
 
-def _sentinel(name: str, host: str, port: int, down_after_ms: int) -> Service:
+def _sentinel(name: str, host: str, port: int, down_after_ms: int, arguments: tuple[str, ...]) -> Service:
     server = shutil.which("redis-server")
     if server is None:
         raise Unavailable("redis-server is not installed")
@@ -159,7 +180,14 @@ def _sentinel(name: str, host: str, port: int, down_after_ms: int) -> Service:
             name="Redis Sentinel",
             address=url,
             directory=directory,
-            command=[server, str(_sentinel_file(directory)), "--sentinel", "--port", str(own_port)],
+            command=[
+                server,
+                str(_sentinel_file(directory)),
+                "--sentinel",
+                "--port",
+                str(own_port),
+                *arguments,
+            ],
             is_ready=lambda: is_answering(url),
             ready_within_s=15.0,
         )
