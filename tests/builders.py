@@ -63,6 +63,14 @@ class Message:
         """The headers in their order; None when there are none."""
         return self.record_headers
 
+    def topic(self) -> str:
+        """The input topic."""
+        return "in"
+
+    def timestamp(self) -> tuple[int, int]:
+        """Its kind (the producer's clock), and milliseconds."""
+        return 1, NOW_MS
+
     def partition(self) -> int:
         """Where it came from."""
         return self.record_partition

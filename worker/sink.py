@@ -22,16 +22,17 @@ from worker.rights import unauthorized
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
+_LARGEST_BYTES = 101_000_000  # receive.message.max.bytes of the consumer, and our headers
+_QUEUE_KIB = 128 * 1024  # above the largest record, or that would never find room
 _QUEUE_FULL_WAIT_S = 0.1
 _FLUSH_S = 20.0
 _INIT_S = 30.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
+_AGAIN_S = 1.0  # before a producer that could not begin is followed by another
 _RETRIES = 3
 _FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
 _FENCED_WITHIN_S = 60.0
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
-# The broker may have committed before this answer was given.
-_UNKNOWN_OUTCOME = {KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT}
 # The group has moved on while we were committing; we still are in it, and know the new state in a moment.
 _REBALANCING = {
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -43,6 +44,10 @@ _NOT_A_MEMBER = {
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError.FENCED_MEMBER_EPOCH,
 }
+# The producer is well. After any other error, the broker may have committed (a time-out), or waits for a
+# sequence number that never comes (the next transaction then fails too).
+_GROUP_MOVED_ON = _REBALANCING | _NOT_A_MEMBER
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 _HOPELESS = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -85,6 +90,9 @@ def producer_config(
         "partitioner": "murmur2_random",  # as Java clients do, so outputs are co-partitioned with theirs
         "retry.backoff.ms": 10,
         "retry.backoff.max.ms": 100,  # five rejects of a fast commit cost 167 ms instead of 2.5 s
+        # Whatever the consumer can receive must fit as a dead letter: what is too large, the broker says.
+        "message.max.bytes": _LARGEST_BYTES,
+        "queue.buffering.max.kbytes": _QUEUE_KIB,  # default 1 GiB
         # Callbacks for failures only: a callback a message costs 0.9 us.
         "delivery.report.only.error": True,
         **{name: value for name, value in properties.items() if not name.startswith(_CONSUMER_ONLY)},
@@ -98,10 +106,10 @@ def producer_config(
 class Sink:
     """The producer, its transaction, and what becomes of both when Kafka says no.
 
-    Rules, from what librdkafka's error flags mean: a fatal error or an outcome that is not known needs a new
-    producer under the same transactional id, which ends whatever the old one left; an abortable error is
-    aborted, and when only a rebalance was in the way, the same records are sent again at once; a retriable
-    call is repeated as it was; anything else is taken for fatal.
+    Rules, from what librdkafka's error flags mean: a retriable call is repeated as it was; when the group has
+    moved on, the transaction is aborted, and when only a rebalance was in the way, the same records are sent
+    again at once; what no waiting mends ends the worker; after anything else, a new producer under the same
+    transactional id ends whatever the old one left.
     """
 
     def __init__(
@@ -131,11 +139,11 @@ class Sink:
                 raise self._cannot_start(error) from error
 
     def _make(self) -> None:
-        failed: list[str] = []
+        failed: list[tuple[KafkaError, str]] = []
 
         def on_delivery(error: KafkaError | None, message: Any) -> None:
             if error is not None:
-                failed.append(f"{message.topic()}: {error.str()}")
+                failed.append((error, message.topic()))
 
         self._failed = failed  # of this producer: a former one's late answers must not fail this one
         self.refusals = Refusals()
@@ -162,7 +170,7 @@ class Sink:
             self._begin()
             self._produce(records)
         except KafkaException as error:
-            raise self._give_up(error) from error
+            raise self._give_up(error, records.topic) from error
         if self._is_transactional:
             self._sent.append(records)
 
@@ -234,6 +242,9 @@ class Sink:
         try:
             self._begin()
             member = consumer.consumer_group_metadata()
+            if not consumer.memberid():
+                # The broker takes offsets of nobody without asking whose the partitions are by now.
+                raise self._gone()
             self._retried(lambda: self._producer.send_offsets_to_transaction(offsets, member), give_up_s)
             self._retried(self._producer.commit_transaction, give_up_s)
         except KafkaException as error:
@@ -259,9 +270,11 @@ class Sink:
 
     def _flush_and_commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
         left = self._producer.flush(_FLUSH_S)
+        for error, topic in self._failed:
+            self._stop_if_hopeless(error, topic)
         if left or self._failed:
-            why = f"{left} outputs not acknowledged within {_FLUSH_S:g} s" if left else self._failed[0]
-            raise self._lost(why)
+            why = f"{left} outputs not acknowledged within {_FLUSH_S:g} s"
+            raise self._lost(f"{self._failed[0][1]}: {self._failed[0][0].str()}" if self._failed else why)
         if not offsets:
             return True
         try:
@@ -301,29 +314,46 @@ class Sink:
             return True
         if not isinstance(error, KafkaException):
             raise error
-        if error.args[0].code() in _HOPELESS:
-            raise self._cannot_start(error) from error
-        self._log.warning("waiting for Kafka to let a producer begin", error=error.args[0].str())
-        self._remake()
-        return False
-
-    def _give_up(self, error: KafkaException) -> NotCommittedError:
-        """What an error means for what was sent: aborted here, or left to a new producer."""
         said = error.args[0]
         if said.code() in _HOPELESS:
-            missing = unauthorized(
-                said,
-                topic=f"{self._pipeline}'s outputs",
-                transactional_id=self._config.get("transactional.id", ""),
-            )
-            raise StopWorker(Exit.KAFKA, missing or f"Kafka refuses the outputs: {said.str()}") from error
-        if said.fatal() or not said.txn_requires_abort() or said.code() in _UNKNOWN_OUTCOME:
+            raise self._cannot_start(error) from error
+        if said.code() in _FENCED:
+            self._note_fenced(said)
+        self._log.warning("waiting for Kafka to let a producer begin", error=said.str())
+        self._remake(_AGAIN_S)
+        return False
+
+    def _give_up(self, error: KafkaException, topic: str = "") -> NotCommittedError:
+        """What an error means for what was sent: aborted here, or left to a new producer."""
+        said = error.args[0]
+        self._stop_if_hopeless(said, topic)
+        if said.fatal() or not said.txn_requires_abort() or said.code() not in _GROUP_MOVED_ON:
             if said.code() in _FENCED:
                 self._note_fenced(said)
             return self._lost(said.str(), is_member=said.code() not in _FENCED)
         self._log.warning("transaction aborted", error=said.name(), detail=said.str())
         self.abort()
         return NotCommittedError(said.str(), is_member=said.code() not in _NOT_A_MEMBER)
+
+    def _gone(self) -> NotCommittedError:
+        self.abort()
+        return NotCommittedError("this worker is not in the group any more", is_member=False)
+
+    def _stop_if_hopeless(self, said: KafkaError, topic: str) -> None:
+        if said.code() in _TOO_LARGE:
+            raise StopWorker(
+                Exit.KAFKA,
+                f"an output{f' to {topic!r}' if topic else ''} is larger than Kafka takes ({said.str()}): "
+                f"set max.message.bytes of that topic to that of the input, and some KiB more for headers",
+            )
+        if said.code() in _HOPELESS:
+            missing = unauthorized(
+                said,
+                topic=topic or f"{self._pipeline}'s outputs",
+                group=f"{self._pipeline}'s",
+                transactional_id=self._config.get("transactional.id", ""),
+            )
+            raise StopWorker(Exit.KAFKA, missing or f"Kafka refuses the outputs: {said.str()}")
 
     def _note_fenced(self, said: KafkaError) -> None:
         now_s = time.monotonic()
@@ -341,14 +371,14 @@ class Sink:
         self._remake()
         return NotCommittedError(why, is_member=is_member)
 
-    def _remake(self) -> None:
+    def _remake(self, pause_s: float = 0.0) -> None:
         """A new producer under the same id: its start ends whatever the old one left open."""
         self._is_open = False
         self._sent.clear()
         in_background(partial(_discard, self._producer), "discard")  # destroying a client can take seconds
         self._make()
         if self._is_transactional:
-            self._remaking = in_background(partial(self._producer.init_transactions, _INIT_S), "init")
+            self._remaking = in_background(partial(_start, self._producer, pause_s), "init")
 
     def _retried(self, call: Callable[[], Any], give_up_s: float) -> None:
         """Repeat a call that may be; with the same arguments, as it must be.
@@ -369,6 +399,11 @@ class Sink:
         self.abort()
         if self._remaking is None:
             self._producer.flush(_SLACK_S)
+
+
+def _start(producer: Any, pause_s: float) -> None:
+    time.sleep(pause_s)
+    producer.init_transactions(_INIT_S)
 
 
 def _discard(producer: Any) -> None:

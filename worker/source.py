@@ -19,6 +19,7 @@ from worker.rights import unauthorized
 _METADATA_S = 10.0
 _ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
 _COMPLAIN_MS = 10_000.0
+_UNREADY_MS = 1000.0  # a partition that cannot be told where to read for longer is assigned anew
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
 _PRODUCER_ONLY = (
     "acks",
@@ -101,6 +102,8 @@ class Source:
         self._now_ms = now_ms
         self._held: set[int] = set()  # assigned, and not to be read now
         self._gone: set[int] = set()  # taken from us during the poll under way
+        self._ended: set[int] = set()  # the client reads them no further, and refuses to seek in them
+        self._unready_ms: dict[int, float] = {}  # since when it has refused to
         self._error: BaseException | None = None  # raised in a callback
         self._complained_ms: dict[int, float] = {}  # error code to when it was last logged
         self.first_at_ms = now_ms()  # when the first record of the last poll was here
@@ -133,6 +136,7 @@ class Source:
                 with self._kept():
                     on_end(ours)
                 self._held -= set(ours)
+                self._begun(ours)
                 self._gone |= set(ours)
                 consumer.incremental_unassign(partitions)
 
@@ -168,16 +172,30 @@ class Source:
 
     def start(self, partition: int, offset: int) -> bool:
         """Read a held partition from this offset; False when the client cannot yet: ask again."""
+        place = TopicPartition(self._topic, partition, offset)
         try:
-            # In this order: seeking discards what was fetched, resuming fetches from where was sought.
-            self.consumer.seek(TopicPartition(self._topic, partition, offset))
-            self.consumer.resume([TopicPartition(self._topic, partition)])
+            if partition in self._ended:
+                self.consumer.incremental_unassign([place])
+                self.consumer.incremental_assign([place])
+            else:
+                self.consumer.seek(place)
+            # Last: seeking discards what was fetched, resuming fetches from where was sought.
+            self.consumer.resume([place])
         except KafkaException as error:
             if error.args[0].code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
+                # Just after an assignment, for a moment; after an error that a pause threw away, for good.
+                if self._now_ms() - self._unready_ms.setdefault(partition, self._now_ms()) > _UNREADY_MS:
+                    self._ended.add(partition)
                 return False
             raise
+        self._begun([partition])
         self._held.discard(partition)
         return True
+
+    def _begun(self, partitions: list[int]) -> None:
+        for partition in partitions:
+            self._ended.discard(partition)
+            self._unready_ms.pop(partition, None)
 
     def high_offset(self, partition: int) -> int:
         """The next offset to be written, as the last fetch told; -1 when not known yet."""
@@ -225,6 +243,7 @@ class Source:
         for message in bad:
             error, partition = message.error(), message.partition()
             if error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._ended.add(partition)
                 if partition not in self._held:
                     raise OffsetsGoneError(f"{self._topic} partition {partition}: {error.str()}")
             elif error.fatal():
