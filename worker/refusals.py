@@ -8,9 +8,7 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError
 
-_WHEN = re.compile(
-    r" \(after \d+ms in state \w+\)(, \d+ identical error\(s\) suppressed)?|, \d+ identical.*$"
-)
+_WHEN = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 # A broker that is down may come back; a password or certificate that is refused stays refused.
 _DEFINITE = {KafkaError._AUTHENTICATION, KafkaError._SSL}
 _MEND = {

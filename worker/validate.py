@@ -164,6 +164,22 @@ def _bad_records(pipeline: Pipeline) -> Iterator[str]:
     )
 
 
+def _open_doors(pipeline: Pipeline) -> Iterator[str]:
+    """What a person on the network could read or pretend, by the file's own choice."""
+    kafka = pipeline.kafka.client_properties()
+    protocol = kafka.get("security.protocol", "plaintext").lower()
+    if protocol == "sasl_plaintext":
+        yield "WARNING: security.protocol is SASL_PLAINTEXT: login and events cross the network without TLS."
+    is_verified = kafka.get("enable.ssl.certificate.verification", "true").lower() != "false"
+    if protocol.endswith("ssl") and not is_verified:
+        yield "WARNING: the broker's certificate is not verified: anybody can pretend to be the broker."
+    elif protocol.endswith("ssl") and kafka.get("ssl.endpoint.identification.algorithm") == "none":
+        yield "WARNING: the broker's host name is not verified: any certificate of the authority will do."
+    registries = {str(url) for url in (pipeline.source.registry, pipeline.outputs.registry) if url}
+    if pipeline.registry.password and any(url.startswith("http:") for url in registries):
+        yield "WARNING: the registry's password crosses the network without TLS."
+
+
 def _notes(
     pipeline: Pipeline, card: ModelCard | None, feeds: tuple[Feed, ...], features: Mapping[str, str]
 ) -> Iterator[str]:
@@ -182,6 +198,7 @@ def _notes(
         yield f"Computed, but no input of the model takes it: {', '.join(unused)}."
     if pipeline.model is not None and decision is None:
         yield "There is no decision section: scores are written, alerts are not."
+    yield from _open_doors(pipeline)
     for place in pipeline.literal_secrets:
         yield f"WARNING: {place} is written in the file: take it from outside, ${{file:PATH}} or ${{VAR}}."
     if pipeline.state.store.startswith("memory:"):

@@ -416,6 +416,59 @@ def test_any_text_is_refused_with_one_line(text: str) -> None:
     error_of(text)
 
 
+def test_ten_lines_of_aliases_do_not_become_billions_of_values(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.yaml"
+    lines = [
+        "a0: &a0 [x, x, x, x]",
+        *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 25)),
+    ]
+    file.write_text("\n".join(lines))
+
+    with pytest.raises(ConfigError, match="found too many values, expected at most 20,000, aliases repeated"):
+        load_pipeline(file, {})
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/dev/zero", "it is not a file"),
+        ("..", "it is not a file"),
+        ("big", "it is longer than 1,048,576 bytes"),
+        ("binary", "it is not UTF-8 text"),
+        ("missing", "No such file or directory"),
+    ],
+)
+def test_a_secret_is_read_from_a_file_of_bounded_size_and_never_from_a_device(
+    tmp_path: Path, path: str, message: str
+) -> None:
+    (tmp_path / "big").write_bytes(b"x" * ((1 << 20) + 1))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    file = tmp_path / "p.yaml"
+    file.write_text(f"name: ${{file:{path}}}\n")
+
+    with pytest.raises(ConfigError) as refused:
+        load_pipeline(file, {})
+
+    assert f"expected a readable file ({message})" in str(refused.value)
+
+
+def test_a_file_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="found a longer file, expected at most"):
+        load_pipeline(Path("/dev/zero"), {})
+
+
+def test_a_secret_in_the_wrong_place_is_not_shown_either(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2-but-long\n")
+    file = tmp_path / "p.yaml"
+    document = {**FULL, "model": {**FULL["model"], "repository": "${file:secret}"}}
+    file.write_text(json.dumps(document))
+
+    with pytest.raises(ConfigError) as refused:
+        load_pipeline(file, {})
+
+    assert "hunter2" not in str(refused.value)
+
+
 def test_a_file_that_is_not_there_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^/nowhere/pipeline\.yaml:1: found .+, expected a readable file$"):
         load_pipeline(Path("/nowhere/pipeline.yaml"), {})

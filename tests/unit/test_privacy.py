@@ -137,3 +137,30 @@ def test_validate_warns_of_secrets_that_the_file_itself_holds_and_of_no_others(t
     assert warned == ["privacy.hash_key", "kafka.properties.sasl.password", "state.store"]
     assert not [secret for secret in (KEY, "hunter2", "pw@") if secret in said]
     assert "https://issuer/token" in said or "issuer" not in said
+
+
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        ("{security.protocol: SASL_PLAINTEXT}", "WARNING: security.protocol is SASL_PLAINTEXT"),
+        (
+            "{security.protocol: SASL_SSL, enable.ssl.certificate.verification: false}",
+            "WARNING: the broker's certificate is not verified",
+        ),
+        (
+            "{security.protocol: ssl, ssl.endpoint.identification.algorithm: none}",
+            "WARNING: the broker's host name is not verified",
+        ),
+        ("{security.protocol: SASL_SSL}", ""),
+        ("{}", ""),
+    ],
+)
+def test_validate_warns_of_doors_that_the_file_leaves_open(
+    tmp_path: Path, properties: str, said: str
+) -> None:
+    loaded = pipeline(tmp_path, FEATURES, rest=f"kafka: {{properties: {properties}}}")
+
+    text = describe(loaded, {})
+
+    assert said in text
+    assert said or "WARNING" not in text
