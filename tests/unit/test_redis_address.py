@@ -89,7 +89,8 @@ def test_a_password_needs_no_escapes_but_for_the_percent_sign(written: str, sche
 
     assert address.password == written.replace("%25", "%")
     assert (address.username, address.nodes) == ("ann", (("h", 1),))
-    assert written not in repr(address)
+    without = repr(parse_address(f"{scheme}://ann:----@h:1/0?timeout=1s"))
+    assert repr(address) == without  # compared whole: a password may be a word of it, such as None
     assert address.password not in address.masked(f"cannot log in with {address.password}")
 
 
