@@ -12,7 +12,7 @@ import redis
 
 from tests.chaos.arena import Arena, Services, arena, ends, forget, undisturbed
 from tests.chaos.fleet import Member
-from tests.chaos.rounds import Say, start_workers
+from tests.chaos.rounds import TRICKLE_PER_S, Say, start_workers
 from tests.chaos.verdict import judge
 from tests.chaos.world import SESSION_TIMEOUT_S, WINDOWS
 
@@ -70,8 +70,9 @@ def measure(running: Services, name: str, *, seed: int, say: Say) -> Measured:
     with arena(running, name, mode="exactly_once", seed=seed) as made:
         pair = made.fleet.members[:2]
         made.feed.prefill(5_000)
-        made.feed.start(RATE)
+        made.feed.start(TRICKLE_PER_S)
         start_workers(made, {member.name for member in pair})
+        made.feed.start(RATE)
         for i in range(TIMES):
             kills.append(_outage(made, lambda member=pair[i % 2]: _kill(made, member))[0])  # type: ignore[misc]
             say(f"one of two workers killed: {kills[-1]:.2f} s until every lane scored again")

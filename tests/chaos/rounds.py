@@ -22,6 +22,8 @@ from worker.exits import Exit
 READY_WITHIN_S = 180.0  # the first start of a checkout compiles
 INSIST_S = 60.0  # on a fault that each round must have
 AT_ONCE = 4  # faults that are at work together, at most
+TRICKLE_PER_S = 200.0  # while workers start
+BREATHE_AT_MOST_S = 10.0
 BREATHE_S = 20.0  # of events waiting: more of them, and the next fault waits
 Say = Callable[[str], None]
 
@@ -156,7 +158,7 @@ class Injector:
 
     def _breathe(self) -> None:
         """Let the workers catch up when they are far behind."""
-        deadline_s = time.monotonic() + 60.0
+        deadline_s = time.monotonic() + BREATHE_AT_MOST_S
         while self._arena.backlog > BREATHE_S * self._settings.events_per_s:
             if time.monotonic() > deadline_s:
                 return
@@ -180,8 +182,9 @@ def run_round(running: Services, name: str, settings: Settings, say: Say) -> Res
         names = [member.name for member in made.fleet.members][: settings.workers]
         made.feed.prefill(settings.prefill)
         _first_commit(made, names[0], settings, say)
-        made.feed.start(settings.events_per_s)
+        made.feed.start(TRICKLE_PER_S)
         start_workers(made, set(names))
+        made.feed.start(settings.events_per_s)
         injector = Injector(made, settings, say)
         begun_s = time.monotonic()
         injector.run()

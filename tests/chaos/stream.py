@@ -55,6 +55,7 @@ class Feed:
         self.acknowledged: NDArray[np.int64] = np.zeros(partitions, np.int64)  # next offset of each partition
         self.sent = 0
         self.flood_share = 0.0  # of damaged records; a fault sets it
+        self.events_per_s = 0.0
         self._topic = topic
         self._seed = seed
         self._number = 0
@@ -83,9 +84,11 @@ class Feed:
         self._finish()
 
     def start(self, events_per_s: float) -> None:
-        """Send at this rate from now on."""
-        self._thread = threading.Thread(target=self._run, args=(events_per_s,), daemon=True)
-        self._thread.start()
+        """Send at this rate from now on; calling it again changes the rate."""
+        self.events_per_s = events_per_s
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """Stop sending; every event sent is acknowledged afterwards.
@@ -98,10 +101,11 @@ class Feed:
             self._thread.join(60)
         self._finish()
 
-    def _run(self, events_per_s: float) -> None:
-        begun_s, before = time.monotonic(), self.sent
+    def _run(self) -> None:
+        due, then_s = float(self.sent), time.monotonic()
         while not self._stop.is_set():
-            due = before + (time.monotonic() - begun_s) * events_per_s
+            now_s = time.monotonic()
+            due, then_s = due + (now_s - then_s) * self.events_per_s, now_s
             while self.sent < due and not self._stop.is_set():
                 self._send_block()
             self._producer.poll(0.02)

@@ -171,8 +171,8 @@ def variation(seed: int) -> Variation:
         static_membership=bool(rng.random() < 0.25),
         commit_interval=str(rng.choice(["30ms", "100ms", "100ms", "400ms"])),
         write_interval=str(rng.choice(["50ms", "1s", "1s", "4s"])),
-        max_rows=int(rng.choice([128, 1024, 1024])),
-        hot_rows=int(rng.choice([2_500, HOT_ROWS, 40_000])),
+        max_rows=int(rng.choice([256, 1024, 1024])),
+        hot_rows=int(rng.choice([4_000, HOT_ROWS, 40_000])),
     )
 
 
