@@ -92,14 +92,11 @@ class Member:
             process.send_signal(number)
             self.is_stopped = number == signal.SIGSTOP or (self.is_stopped and number != signal.SIGCONT)
 
-    def leave(self) -> int | None:
-        """Ask the process to go and wait; None when there is none, -9 when it had to be killed."""
-        self.is_wanted = False
+    def left(self) -> int | None:
+        """Wait for a process that was asked to go; None when there is none, -9 when it had to be killed."""
         process = self._process
         if process is None:
             return None
-        self.send(signal.SIGCONT)
-        self.send(signal.SIGTERM)
         try:
             code = process.wait(LEAVE_WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -184,7 +181,7 @@ class Fleet:
             member.is_wanted = False
             member.send(signal.SIGCONT)
             member.send(signal.SIGTERM)
-        codes = {member.name: member.leave() for member in self.members}
+        codes = {member.name: member.left() for member in self.members}
         return {name: code for name, code in codes.items() if code is not None}
 
     def _supervise(self) -> None:
