@@ -10,6 +10,7 @@ Invariants (docs/state.md):
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -240,7 +241,9 @@ class Lanes:
             unpack(self.rows, slots[kept], [row for i in kept if (row := packed[i]) is not None])
         except CorruptRowError as error:
             # Give up what is stored, or every restart would meet the same row: the topic makes it again.
-            self._store.write(lane.name, lane.durable, replace(lane.durable, watermark=NOTHING), [], [])
+            # A store that goes away just now is no reason to go on: these rows are in memory, and empty.
+            with suppress(StoreUnavailableError):
+                self._store.write(lane.name, lane.durable, replace(lane.durable, watermark=NOTHING), [], [])
             raise CorruptRowError(
                 f"lane {lane.name}: {error}; the lane is made again from the topic at the next start"
             ) from error

@@ -89,7 +89,7 @@ class Worker:
                 while not stop.is_set():
                     self._turn_or_recover()
             self._finish()
-        except NotCommittedError as error:
+        except (NotCommittedError, FencedError) as error:
             # At the end nothing is read again: whoever takes the lanes goes on from what is committed.
             self._is_broken = True
             self._log.warning("stopped before the last commit", error=str(error))

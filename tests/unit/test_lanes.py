@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from feature_cache.lanes import Lanes, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
-from feature_cache.packing import pack
+from feature_cache.packing import CorruptRowError, pack
 from feature_cache.rows import HotRows, RowsFullError
 from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, StoreUnavailableError
 from feature_cache.windows import aggregate_codes, apply_windows
@@ -405,6 +405,33 @@ def test_rows_of_a_lane_that_guesses_stay_in_memory_until_their_batch_is_scored(
 
     assert owner.guessing() == [0]
     assert owner.rows.alert_level[slots].tolist() == [0, 0]
+
+
+class AwayForWrites(MemoryStore):
+    """A store in memory that goes away between a read and a write."""
+
+    is_away = False
+
+    def write(
+        self, lane: str, expected: LaneMeta, new: LaneMeta, keys: Sequence[bytes], rows: Sequence[bytes]
+    ) -> bool:
+        if self.is_away:
+            raise StoreUnavailableError("away")
+        return super().write(lane, expected, new, keys, rows)
+
+
+@pytest.mark.parametrize("may_guess", [False, True])
+def test_a_corrupt_row_is_never_gone_on_with_even_when_the_store_goes_away_then(may_guess: bool) -> None:
+    """Waiting for the store would be wrong: the rows are in memory already, and empty."""
+    store = AwayForWrites()
+    stored(store, [(b"k", 1, 1.0)], 1)
+    store._rows[LANE][b"k"] = store._rows[LANE][b"k"][:-8]
+    owner = Lanes(HotRows(LAYOUT, 8), store, "g", "t", may_guess=may_guess)
+    take(owner, committed=1)
+    store.is_away = True
+
+    with pytest.raises(CorruptRowError):
+        owner.load([b"k"], np.array([PARTITION], np.int32))
 
 
 # The reference model.
