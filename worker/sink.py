@@ -88,6 +88,7 @@ def producer_config(
         "compression.type": "lz4",
         "enable.idempotence": True,
         "partitioner": "murmur2_random",  # as Java clients do, so outputs are co-partitioned with theirs
+        "reconnect.backoff.max.ms": 1000,  # default 10 s: that long, a healed network goes unnoticed
         "retry.backoff.ms": 10,
         "retry.backoff.max.ms": 100,  # five rejects of a fast commit cost 167 ms instead of 2.5 s
         # Whatever the consumer can receive must fit as a dead letter: what is too large, the broker says.

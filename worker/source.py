@@ -72,6 +72,7 @@ def consumer_config(
         "fetch.queue.backoff.ms": 5,  # default 1000: a fast reader starves for a second
         "fetch.wait.max.ms": 50,
         "enable.partition.eof": False,
+        "reconnect.backoff.max.ms": 1000,  # default 10 s: that long, a healed network goes unnoticed
         "topic.metadata.refresh.interval.ms": 30_000,  # default 5 min: that long, added partitions go unseen
     }
     if instance_id is not None:
