@@ -38,6 +38,7 @@ HEAL_EVERY_MS = 500.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
 SAME_TROUBLE_TIMES = 5  # recoveries in a row without a commit between them: waiting does not mend it
+SAME_TROUBLE_MS = 60_000.0  # later than this after the last one, it is a new trouble
 
 
 class _StopAskedError(Exception):
@@ -64,7 +65,8 @@ class Worker:
         self._heal_due_ms = 0.0
         self._healing: Future[None] | None = None
         self._is_broken = False
-        self._recoveries = 0  # since the last commit
+        self._recoveries = 0  # since the last commit, each soon after the one before
+        self._recovered_ms = 0.0
         self._stop = threading.Event()
         self.looped_at_ms = now_ms()
         self.is_paused = False  # set from outside: read nothing, and stay in the group
@@ -116,7 +118,9 @@ class Worker:
 
         There is no other way back: nothing that was applied or sent is undone piece by piece.
         """
-        self._recoveries += 1
+        now_ms = self._now_ms()
+        self._recoveries = 1 + (self._recoveries if now_ms - self._recovered_ms < SAME_TROUBLE_MS else 0)
+        self._recovered_ms = now_ms
         if self._recoveries > SAME_TROUBLE_TIMES:
             raise StopWorker(
                 Exit.KAFKA, f"{SAME_TROUBLE_TIMES} tries in a row were in vain: {error}"
