@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -111,7 +112,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     pipelines = [load_pipeline(file) for file in arguments.files]
     _logs_for(pipelines)
-    return serve(pipelines)
+    code = serve(pipelines)
+    # Supervisors may ask twice: while the interpreter ends, that must not turn a good end into a killed one.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return code
 
 
 def _validate(arguments: argparse.Namespace) -> int:
