@@ -85,7 +85,7 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
 
 def _rules_score(pipeline: Pipeline) -> Iterator[Problem]:
     model, decision = pipeline.model, pipeline.decision
-    if model is None or model.rules is None or decision is None:
+    if model is None or model.when_model_fails != "rules" or decision is None:
         return
     least = next(iter(decision.severities.values()))
     sign = 1 if decision.alert_when == "above" else -1
