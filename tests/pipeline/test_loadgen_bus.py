@@ -120,6 +120,8 @@ class StandIn:
             columns[name] = pa.array(["x"] * n)
         for name in ("late", "incomplete", "degraded"):
             columns[name] = pa.array([False] * n)
+        for name, symbol in (("degradation", "NONE"), ("time_order", "IN_ORDER")):
+            columns[name] = pa.array([symbol] * n)
         for name in ("event_time", "scored_at"):
             columns[name] = pa.array([0] * n, pa.int64()).cast(self._score.reader.arrow.field(name).type)
         columns["event_id"] = decoded.table[self._id]
