@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 import redis
+import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -22,6 +23,13 @@ MakeTopics = Callable[[str, int], str]
 
 ADMIN_TIMEOUT_S = 30.0
 MISSING = "no real "  # opens every skip reason made here, so that the summary finds them
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_this_test_alone() -> Iterator[None]:
+    """A test that sets up logging leaves it bound to its own captured stderr, which is closed afterwards."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from worker.background import in_background
 from worker.exits import Exit, StopWorker
 
 _TIMEOUT_S = 10.0
@@ -31,28 +34,40 @@ class Scout:
             KafkaException: no answer in time, also while a transaction with offsets is undecided.
             StopWorker: the topic has another number of partitions than when the group last committed.
         """
-        known = self._open().list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
-        if known.error is not None:
-            raise KafkaException(known.error)
-        count = len(known.partitions)
-        asked = [TopicPartition(self._topic, p) for p in range(count)]
-        found = self._open().committed(asked, timeout=_TIMEOUT_S)
-        for tp in found:
-            if tp.error is not None:
-                raise KafkaException(tp.error)
-            _check_count(self._topic, count, tp)
+        with self._asking() as client:
+            known = client.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
+            if known.error is not None:
+                raise KafkaException(known.error)
+            count = len(known.partitions)
+            asked = [TopicPartition(self._topic, p) for p in range(count)]
+            found = client.committed(asked, timeout=_TIMEOUT_S)
+            for tp in found:
+                if tp.error is not None:
+                    raise KafkaException(tp.error)
+                _check_count(self._topic, count, tp)
         return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Oldest offset still held and the next one to be written; KafkaException without an answer."""
         asked = TopicPartition(self._topic, partition)
-        low, high = self._open().get_watermark_offsets(asked, timeout=_TIMEOUT_S)
+        with self._asking() as client:
+            low, high = client.get_watermark_offsets(asked, timeout=_TIMEOUT_S)
         return low, high
 
-    def _open(self) -> Any:
-        if self._client is None:
-            self._client = Consumer(self._config)
-        return self._client
+    @contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """The client; a new one after an error.
+
+        One that asked while its broker was away went on timing out for a minute after it was back, while
+        others were answered at once.
+        """
+        client, self._client = self._client or Consumer(self._config), None
+        try:
+            yield client
+        except BaseException:
+            in_background(client.close, "close scout")
+            raise
+        self._client = client
 
 
 def commit_offsets(topic: str, next_offsets: dict[int, int], count: int) -> list[TopicPartition]:

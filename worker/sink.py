@@ -19,6 +19,7 @@ from worker.exits import Exit, StopWorker
 from worker.privacy import Privacy
 from worker.refusals import Refusals
 from worker.rights import unauthorized
+from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
@@ -32,31 +33,6 @@ _AGAIN_S = 1.0  # before a producer that could not begin is followed by another
 _RETRIES = 3
 _FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
 _FENCED_WITHIN_S = 60.0
-_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
-# The group has moved on while we were committing; we still are in it, and know the new state in a moment.
-_REBALANCING = {
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.STALE_MEMBER_EPOCH,
-}
-_NOT_A_MEMBER = {
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.FENCED_MEMBER_EPOCH,
-}
-# The producer is well. After any other error, the broker may have committed (a time-out), or waits for a
-# sequence number that never comes (the next transaction then fails too).
-_GROUP_MOVED_ON = _REBALANCING | _NOT_A_MEMBER
-_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
-_HOPELESS = {
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.INVALID_TRANSACTION_TIMEOUT,
-    KafkaError.UNSUPPORTED_VERSION,
-    KafkaError._AUTHENTICATION,
-}
 
 
 class _Sent(NamedTuple):
@@ -249,7 +225,7 @@ class Sink:
             self._retried(lambda: self._producer.send_offsets_to_transaction(offsets, member), give_up_s)
             self._retried(self._producer.commit_transaction, give_up_s)
         except KafkaException as error:
-            if error.args[0].code() in _REBALANCING and self._sent_again():
+            if error.args[0].code() in REBALANCING and self._sent_again():
                 return False
             raise self._give_up(error) from error
         except TimeoutError as error:
@@ -282,10 +258,10 @@ class Sink:
             consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             code = error.args[0].code()
-            if code in _REBALANCING:
+            if code in REBALANCING:
                 return False
             # Everything sent is acknowledged: the producer is well, only the offsets are not known.
-            raise NotCommittedError(error.args[0].str(), is_member=code not in _NOT_A_MEMBER) from error
+            raise NotCommittedError(error.args[0].str(), is_member=code not in NOT_A_MEMBER) from error
         return True
 
     def abort(self) -> None:
@@ -316,9 +292,9 @@ class Sink:
         if not isinstance(error, KafkaException):
             raise error
         said = error.args[0]
-        if said.code() in _HOPELESS:
+        if said.code() in HOPELESS:
             raise self._cannot_start(error) from error
-        if said.code() in _FENCED:
+        if said.code() in FENCED:
             self._note_fenced(said)
         self._log.warning("waiting for Kafka to let a producer begin", error=said.str())
         self._remake(_AGAIN_S)
@@ -328,26 +304,26 @@ class Sink:
         """What an error means for what was sent: aborted here, or left to a new producer."""
         said = error.args[0]
         self._stop_if_hopeless(said, topic)
-        if said.fatal() or not said.txn_requires_abort() or said.code() not in _GROUP_MOVED_ON:
-            if said.code() in _FENCED:
+        if said.fatal() or not said.txn_requires_abort() or said.code() not in GROUP_MOVED_ON:
+            if said.code() in FENCED:
                 self._note_fenced(said)
-            return self._lost(said.str(), is_member=said.code() not in _FENCED)
+            return self._lost(said.str(), is_member=said.code() not in FENCED)
         self._log.warning("transaction aborted", error=said.name(), detail=said.str())
         self.abort()
-        return NotCommittedError(said.str(), is_member=said.code() not in _NOT_A_MEMBER)
+        return NotCommittedError(said.str(), is_member=said.code() not in NOT_A_MEMBER)
 
     def _gone(self) -> NotCommittedError:
         self.abort()
         return NotCommittedError("this worker is not in the group any more", is_member=False)
 
     def _stop_if_hopeless(self, said: KafkaError, topic: str) -> None:
-        if said.code() in _TOO_LARGE:
+        if said.code() in TOO_LARGE:
             raise StopWorker(
                 Exit.KAFKA,
                 f"an output{f' to {topic!r}' if topic else ''} is larger than Kafka takes ({said.str()}): "
                 f"set max.message.bytes of that topic to that of the input, and some KiB more for headers",
             )
-        if said.code() in _HOPELESS:
+        if said.code() in HOPELESS:
             missing = unauthorized(
                 said,
                 topic=topic or f"{self._pipeline}'s outputs",
