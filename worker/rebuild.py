@@ -21,7 +21,7 @@ _AROUND = 64  # offsets before the committed one that tell the time there
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The first events found from an offset on."""
+    """The first events found from an offset on; how many depends on how the broker answers."""
 
     event_us: tuple[int, ...]  # (n,) n >= 1
     produced_ms: int  # newest of their Kafka timestamps, -1 where none has one
@@ -121,19 +121,26 @@ def place(reach: Reach, log: Log, committed: int, low: int, near: int = _NEAR) -
         return from_low
     assert reach.max_future_us is not None
     # No event is more than max_future ahead of its record's timestamp, so this place needs no assumption
-    # about the order of events. Events replayed from the past have timestamps that are all too new for it.
+    # about the order of events. It may be the oldest one: the topic is that young, or its events are replayed
+    # from the past and their timestamps are all too new.
     since_ms = (target_us - reach.max_future_us) // 1000
     begin = log.first_since(since_ms)
     if begin is not None and begin > low:
         return min(begin, committed), since_ms * 1000 + reach.max_future_us
-    begin, newest_us = last_older(
-        lambda offset: None if (found := log.sample(offset, committed)) is None else found.event_us,
-        low,
-        committed,
-        target_us - reach.disorder_us,
-        near,
-    )
-    return from_low if begin == low else (begin, newest_us + reach.disorder_us)
+    seen = [oldest, latest]
+
+    def event_times_at(offset: int) -> tuple[int, ...] | None:
+        found = log.sample(offset, committed)
+        if found is None:
+            return None
+        seen.append(found)
+        return found.event_us
+
+    begin, newest_us = last_older(event_times_at, low, committed, target_us - reach.disorder_us, near)
+    # A late event of a young topic looks as old as a replayed one, and newer ones may stand before it.
+    if begin == low or any(_is_live(sample, reach.disorder_us) for sample in seen):
+        return from_low
+    return begin, newest_us + reach.disorder_us
 
 
 def last_older(
@@ -161,6 +168,11 @@ def last_older(
         else:
             high = middle
     return low, newest_us
+
+
+def _is_live(sample: Sample, disorder_us: int) -> bool:
+    """Whether an event is so near to its Kafka timestamp that it is not replayed from the past."""
+    return sample.produced_ms >= 0 and sample.lag_us <= disorder_us
 
 
 def _around(log: Log, committed: int, low: int, near: int) -> Sample | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -158,6 +158,7 @@ def records_of(
 
 @settings(deadline=None, max_examples=200)
 @given(SEEDS, st.integers(100, COUNT), st.integers(1, 120))
+@example(seed=77, committed=100, capacity=8)
 def test_live_events_in_any_disorder_are_exact_after_a_rebuild_or_say_that_they_are_not(
     seed: int, committed: int, capacity: int
 ) -> None:
@@ -220,6 +221,16 @@ def test_a_burst_of_old_readings_does_not_mislead_live_events() -> None:
     begin = assert_exact_or_flagged(ListedLog(records, at_once=5), 4000, 70)
 
     assert begin < 4000 - 30
+
+
+def test_late_events_of_a_young_topic_do_not_pass_for_replayed_ones() -> None:
+    """The log is shorter than the windows: late events say nothing of what stands before them."""
+    records = steady(40, produced="live")
+    for i in range(15, 25):
+        records[i] = Record(10**9 - 10**6 + i, 10**6 + i, 2)
+
+    assert place(REACH, ListedLog(records), 40, 0, near=2) == (0, NEVER_US)
+    assert_exact_or_flagged(ListedLog(records), 39, 70)
 
 
 @pytest.mark.parametrize("committed", [0, 5])
