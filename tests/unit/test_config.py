@@ -469,5 +469,8 @@ def test_a_pipeline_that_looks_itself_up_is_refused(tmp_path: Path) -> None:
     lookup = {"kind": "lookup", "pipeline": "pipeline.yaml", "group": "past", "key": "terminal_id"}
     file = save(tmp_path, {**SMALL, "features": {"risk": lookup}})
 
-    with pytest.raises(ConfigError, match=r"features\.risk\.pipeline: found .*pipeline\.yaml"):
+    with pytest.raises(
+        ConfigError,
+        match=r"features\.risk\.pipeline: found .*, expected a pipeline that does not look things up here",
+    ):
         load_pipeline(file, {})
