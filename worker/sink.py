@@ -247,8 +247,7 @@ class Sink:
 
     def _flush_and_commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
         left = self._producer.flush(_FLUSH_S)
-        for error, topic in self._failed:
-            self._stop_if_hopeless(error, topic)
+        self._stop_if_any_hopeless()
         if left or self._failed:
             why = f"{left} outputs not acknowledged within {_FLUSH_S:g} s"
             raise self._lost(f"{self._failed[0][1]}: {self._failed[0][0].str()}" if self._failed else why)
@@ -303,6 +302,10 @@ class Sink:
     def _give_up(self, error: KafkaException, topic: str = "") -> NotCommittedError:
         """What an error means for what was sent: aborted here, or left to a new producer."""
         said = error.args[0]
+        # A record that fails during a commit may leave that nothing to say but "erroneous state".
+        with suppress(KafkaException):
+            self._producer.poll(0)
+        self._stop_if_any_hopeless()
         self._stop_if_hopeless(said, topic)
         if said.fatal() or not said.txn_requires_abort() or said.code() not in GROUP_MOVED_ON:
             if said.code() in FENCED:
@@ -315,6 +318,10 @@ class Sink:
     def _gone(self) -> NotCommittedError:
         self.abort()
         return NotCommittedError("this worker is not in the group any more", is_member=False)
+
+    def _stop_if_any_hopeless(self) -> None:
+        for error, topic in self._failed:
+            self._stop_if_hopeless(error, topic)
 
     def _stop_if_hopeless(self, said: KafkaError, topic: str) -> None:
         if said.code() in TOO_LARGE:

@@ -300,6 +300,18 @@ def test_at_its_largest_a_dead_letter_fits_the_client(
     assert sink.commit([TopicPartition("in", 0, 1)], consumer)
 
 
+def test_an_output_refused_while_the_commit_looks_for_its_coordinator_still_says_why(
+    broker: MockCluster, consumer: Consumer, unique_name: str
+) -> None:
+    """The commit then ends in "erroneous state"; only the record's own report names the reason."""
+    sink = open_sink(broker.bootstrap, unique_name)
+    broker.answer(Api.PRODUCE, Kafka.MSG_SIZE_TOO_LARGE)
+    broker.answer_late(Api.FIND_COORDINATOR, 500)
+
+    with pytest.raises(StopWorker, match=r"'?out'? .*larger than Kafka takes|larger than Kafka takes.* out "):
+        publish(sink, consumer, 1)
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
 def test_an_output_too_large_for_its_topic_stops_the_worker_and_names_topic_and_setting(

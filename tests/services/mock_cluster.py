@@ -51,6 +51,13 @@ class MockCluster:
         array = (_integer * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api, len(codes), array)
 
+    def answer_late(self, api: Api, after_ms: int) -> None:
+        """Answer the next request of this kind well, but only after a while."""
+        counted = [ctypes.c_size_t(1), _integer(0), _integer(after_ms)]
+        self._library.rd_kafka_mock_broker_push_request_error_rtts(
+            self._cluster, ctypes.c_int32(1), ctypes.c_int16(api), *counted
+        )
+
     def answer_well(self) -> None:
         """Forget the errors that were not used up."""
         for api in Api:
