@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
+from worker.background import in_background
 from worker.batch import Records
 from worker.exits import Exit, StopWorker
 from worker.refusals import Refusals
@@ -19,6 +20,8 @@ from worker.rights import unauthorized
 _METADATA_S = 10.0
 _ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
 _COMPLAIN_MS = 10_000.0
+_SHUT_OUT_MS = 120_000.0  # well above any session timeout: whoever still has our instance id then is alive
+_KNOCK_EVERY_S = 1.0
 _UNREADY_MS = 1000.0  # a partition that cannot be told where to read for longer is assigned anew
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
 _PRODUCER_ONLY = (
@@ -31,6 +34,7 @@ _PRODUCER_ONLY = (
     "queue.buffering.",
 )
 Assigned = Callable[[list[int]], None]
+Rebalanced = Callable[[Any, list[TopicPartition]], None]
 # What no waiting mends. Anything else librdkafka goes on repairing by itself.
 _HOPELESS = {
     KafkaError._AUTHENTICATION,
@@ -40,13 +44,14 @@ _HOPELESS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.UNSUPPORTED_VERSION,
-    KafkaError.UNRELEASED_INSTANCE_ID,
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError.UNSUPPORTED_ASSIGNOR,
     KafkaError.INCONSISTENT_GROUP_PROTOCOL,
     KafkaError.GROUP_MAX_SIZE_REACHED,
 }
 _NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+# A fatal error of the client says only in its text which one it is.
+_UNRELEASED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _EXPECTED = {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
 
 
@@ -96,7 +101,10 @@ class Source:
         now_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
     ) -> None:
         self.refusals = Refusals()
-        self.consumer = Consumer({**config, "error_cb": self.refusals.note})
+        self._config = {**config, "error_cb": self.refusals.note}
+        self.consumer = Consumer(self._config)
+        self._on_rebalance: dict[str, Rebalanced] = {}
+        self._shut_out_ms: float | None = None  # since when another member has our instance id
         self._log = structlog.get_logger(topic=topic)
         self._topic = topic
         self._group = str(config["group.id"])
@@ -125,6 +133,7 @@ class Source:
 
         def assign(consumer: Any, partitions: list[TopicPartition]) -> None:
             ours = [p.partition for p in partitions]
+            self._shut_out_ms = None
             # Where to read from takes a while to find out, and other partitions go on meanwhile.
             consumer.incremental_assign([TopicPartition(self._topic, p, 0) for p in ours])
             with self._kept():
@@ -143,9 +152,8 @@ class Source:
 
             return end
 
-        self.consumer.subscribe(
-            [self._topic], on_assign=assign, on_revoke=forget(on_revoke), on_lost=forget(on_lost)
-        )
+        self._on_rebalance = {"on_assign": assign, "on_revoke": forget(on_revoke), "on_lost": forget(on_lost)}
+        self.consumer.subscribe([self._topic], **self._on_rebalance)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -247,8 +255,8 @@ class Source:
                 self._ended.add(partition)
                 if partition not in self._held:
                     raise OffsetsGoneError(f"{self._topic} partition {partition}: {error.str()}")
-            elif error.fatal():
-                raise StopWorker(Exit.FENCED, f"this member is out of the group for good: {error.str()}")
+            elif error.fatal() or error.code() == KafkaError._FATAL:
+                self._join_again(error)
             elif (missing := unauthorized(error, topic=self._topic, group=self._group)) is not None:
                 raise StopWorker(Exit.KAFKA, missing)
             elif error.code() in _HOPELESS:
@@ -257,6 +265,25 @@ class Source:
                 self._check_topic()
             elif error.code() not in _EXPECTED:
                 self._complain(error)
+
+    def _join_again(self, fatal: KafkaError) -> None:
+        """Knock with a new client while the group still knows a former self of ours, as after a SIGKILL."""
+        now_ms = self._now_ms()
+        if _UNRELEASED not in fatal.str() or self.consumer.assignment():
+            raise StopWorker(Exit.FENCED, f"this member is out of the group for good: {fatal.str()}")
+        if self._shut_out_ms is None:
+            self._shut_out_ms = now_ms
+            self._log.warning("waiting for the group to forget the last worker of this name")
+        if now_ms - self._shut_out_ms > _SHUT_OUT_MS:
+            raise StopWorker(
+                Exit.FENCED,
+                f"another live worker uses group instance id {self._config['group.instance.id']!r}: give "
+                f"each its own delivery.worker_id",
+            )
+        time.sleep(_KNOCK_EVERY_S)
+        in_background(self.consumer.close, "close")
+        self.consumer = Consumer(self._config)
+        self.consumer.subscribe([self._topic], **self._on_rebalance)
 
     def _check_topic(self) -> None:
         """Stop when the topic is really gone; a broker that just started may not know it yet."""

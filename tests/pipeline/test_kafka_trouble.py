@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from benchmarks.workers import create_topics, running, start_worker, topics_of
 from tests.pipeline.streams import PARTITIONS, Reader, alone, assert_same, fill, transactions, undisturbed
 from tests.services import Service
-from worker.exits import Exit
+from worker import source as source_module
+from worker.exits import Exit, StopWorker
+from worker.source import Source, consumer_config
 
 EVENTS = 6_000
 WITHIN_S = 90.0
@@ -152,6 +155,74 @@ def test_records_that_retention_removed_unread_are_never_skipped_in_silence(
     assert sorted(found.times_seen) == [(0, offset) for offset in [*range(200), *range(300, 600)]]
     assert all(found.flags[(0, offset)][1] for offset in range(300, 600)), "the gap makes windows incomplete"
     assert '"offsets": 100' in worker.log.read_text()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_killed_static_member_is_let_in_again_once_the_group_has_forgotten_it(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path, protocol: str
+) -> None:
+    """With KIP-848 the broker refuses its instance id until the session of the dead one has ended."""
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 4))
+    env = services(kafka_bootstrap, redis_url)
+    records = transactions(1200, seed=25)
+    topic = f"{topic_prefix}transactions"
+    kafka = {"static_membership": True, "protocol": protocol}
+    file = alone(tmp_path, topic_prefix, kafka=kafka, delivery={"worker_id": "a"})
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    fill(kafka_bootstrap, topic, *(part[:600] for part in records))
+    first = start_worker([file], tmp_path / "first.log", env)
+    try:
+        reader.read_all(600)
+    finally:
+        first.process.kill()
+        first.process.wait(10)
+
+    fill(kafka_bootstrap, topic, *(part[600:] for part in records))
+    with running([[file]], tmp_path, env):
+        found = reader.read_all(1200)
+    reader.close()
+
+    assert found.doubled == []
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_of_two_live_workers_with_one_instance_id_one_ends_and_says_so(
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    unique_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+) -> None:
+    topic = f"{topic_prefix}transactions"
+    create_topics(kafka_bootstrap, {topic: 1})
+    monkeypatch.setattr(source_module, "_SHUT_OUT_MS", 5000.0)
+    config = {"bootstrap.servers": kafka_bootstrap, "log_level": "0"}
+    members: list[Source] = []
+
+    def join_group() -> list[int]:
+        assigned: list[int] = []
+        members.append(
+            Source(consumer_config(config, group=unique_name, protocol=protocol, instance_id="same"), topic)
+        )
+        members[-1].subscribe(assigned.extend, lambda _: None, lambda _: None)
+        return assigned
+
+    def poll_until(is_so: Callable[[], object]) -> None:
+        deadline_s = time.monotonic() + WITHIN_S
+        while not is_so():
+            assert time.monotonic() < deadline_s
+            for member in members:
+                member.poll(10, 20.0, 0.0)
+
+    first = join_group()
+    poll_until(lambda: first)
+    join_group()
+    with pytest.raises(StopWorker, match="instance") as end:
+        poll_until(lambda: False)
+    for member in members:
+        member.close()
+
+    assert end.value.code == Exit.FENCED
 
 
 def test_a_static_member_gets_its_lanes_back_without_a_rebalance(
