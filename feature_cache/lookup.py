@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from feature_cache.lanes import lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import generation_of, unpack
+from feature_cache.recent import aggregate_codes, read_windows
 from feature_cache.rows import HotRows
 from feature_cache.store import NOTHING, LaneMeta, Store
-from feature_cache.windows import aggregate_codes, read_windows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
-from feature_cache.sequences import apply_sequences
-from feature_cache.windows import aggregate_codes, apply_windows
+from feature_cache.recent import aggregate_codes, apply_sequences, apply_windows
 from worker.batch import Events, Features
 from worker.config import CalendarFeature
 from worker.decode import future_from_us

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from feature_cache.lanes import Lanes, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import CorruptRowError, pack
+from feature_cache.recent import aggregate_codes, apply_windows
 from feature_cache.rows import HotRows, RowsFullError
 from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, StoreUnavailableError
-from feature_cache.windows import aggregate_codes, apply_windows
 
 GROUP = WindowGroup(
     name="w", over="x", windows_us=(10,), window_labels=("10us",), aggregates=("count", "sum"), capacity=64

@@ -13,9 +13,9 @@ import pytest
 
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
+from feature_cache.recent import aggregate_codes, apply_windows
 from feature_cache.rows import HotRows, RowsFullError
 from feature_cache.store import LaneMeta, MemoryStore, StoreUnavailableError
-from feature_cache.windows import aggregate_codes, apply_windows
 from tests.unit.test_lanes import GROUP, LAYOUT, slow_sums
 
 PARTITIONS = 2

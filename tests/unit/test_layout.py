@@ -76,3 +76,24 @@ def test_our_classes_inherit_from_each_other_only_to_be_errors() -> None:
 def test_every_package_is_shipped() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert set(settings["tool"]["setuptools"]["packages"]) >= set(PACKAGES)
+
+
+KERNEL_FILES = [path for path in MODULES if "@njit" in path.read_text()]
+
+
+def _kernels(path: Path) -> dict[str, ast.FunctionDef]:
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return {f.name: f for f in functions if any("njit" in ast.unparse(d) for d in f.decorator_list)}
+
+
+@pytest.mark.parametrize("path", KERNEL_FILES, ids=_name)
+def test_no_kernel_calls_one_of_another_file(path: Path) -> None:
+    """Numba's cache knows the date of the caller's file only: a changed callee would not be compiled anew."""
+    elsewhere = {name for other in KERNEL_FILES if other != path for name in _kernels(other)}
+    for kernel in _kernels(path).values():
+        called = {node.func.id for node in ast.walk(kernel) if _is_name_call(node)}  # type: ignore[attr-defined]
+        assert called & elsewhere == set()
+
+
+def _is_name_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)

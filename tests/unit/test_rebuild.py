@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from feature_cache.layout import FOREVER_US, NEVER_US, Layout, SequenceGroup, WindowGroup
 from feature_cache.order import TimePolicy
-from feature_cache.windows import aggregate_codes, apply_windows
+from feature_cache.recent import aggregate_codes, apply_windows
 from worker.decide import DecisionPolicy
 from worker.rebuild import Log, Reach, Sample, last_older, place, reach
 

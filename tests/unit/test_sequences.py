@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from feature_cache.layout import FOREVER_US, NEVER_US
-from feature_cache.sequences import apply_sequences
+from feature_cache.recent import apply_sequences
 
 STEPS, CHANNELS = 4, 2
 
@@ -18,6 +18,7 @@ STEPS, CHANNELS = 4, 2
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 60)), min_size=1, max_size=60),
     st.integers(STEPS, 12),
 )
+@example([(0, 0)] * 7, STEPS)  # equal times, and more of them than the row holds
 def test_a_sequence_is_the_last_readings_as_of_the_event(
     events: list[tuple[int, int]], capacity: int
 ) -> None:

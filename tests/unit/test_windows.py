@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from feature_cache.layout import AGGREGATES, NEVER_US
-from feature_cache.windows import aggregate_codes, apply_windows, read_windows
+from feature_cache.recent import aggregate_codes, apply_windows, read_windows
 
 WINDOWS_US = (10, 30, 100)
 

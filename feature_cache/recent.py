@@ -1,4 +1,8 @@
-"""Exact trailing windows over remembered events: one compiled pass in offset order."""
+"""The remembered events of a row: aggregated over trailing windows, or handed out as they are.
+
+What shares `remember` shares this file: numba keeps compiled code by the date of a kernel's own file, and
+would go on with an older `remember` in one that imports it.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,8 @@ def remember(
     capacity = times.shape[1]
     newest = t if n == 0 or t > times[slot, n - 1] else times[slot, n - 1]
     edge = newest - history_us
-    if t <= forgotten[slot] or t <= edge:
+    # At the time of one that was dropped is not too late: it comes after that one, as ties keep offset order.
+    if t < forgotten[slot] or t <= edge:
         forgotten[slot] = max(forgotten[slot], t)
         return 2
     drop = 0
@@ -231,3 +236,56 @@ def read_windows(
             out[i] = 0.0
         if known_us > t - windows_us[-1]:
             incomplete[i] = True
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def apply_sequences(
+    slots: Any,
+    event_us: Any,
+    x: Any,
+    clock_reset: Any,
+    times: Any,
+    values: Any,
+    length: Any,
+    forgotten: Any,
+    lane_forgotten_us: Any,
+    history_us: int,
+    out: Any,
+    late: Any,
+    incomplete: Any,
+) -> None:
+    """Give each event its last readings, itself last, then remember it; in offset order.
+
+    Args:
+        slots, event_us: (n,) int64; a slot of -1: the event gets zeros and is not remembered.
+        x: (n, channels) float32 readings.
+        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
+        times, values: (rows, capacity) int64 and (rows, capacity, channels) float32, sorted by time.
+        length, forgotten: (rows,) int64; see `remember`.
+        lane_forgotten_us: (n,) int64; the lane may lack readings at or before this time.
+        out: (n, L, channels) float32, filled, oldest first; a history shorter than L is padded in front
+            with its oldest reading.
+        late, incomplete: (n,) bool, set where the event came too late to be kept, or where fewer than L
+            readings are known, or where others may belong between them.
+    """
+    steps = out.shape[1]
+    for i in range(slots.shape[0]):
+        s = slots[i]
+        t = event_us[i]
+        if s < 0:
+            out[i] = 0.0
+            continue
+        if clock_reset[i]:
+            forget_all(length, forgotten, s, t)
+        p = _after(times[s], length[s], t)
+        known = min(p, steps - 1)
+        pad = steps - 1 - known
+        for j in range(known):
+            out[i, pad + j] = values[s, p - known + j]
+        out[i, steps - 1] = x[i]
+        for j in range(pad):
+            out[i, j] = out[i, pad]
+        if pad > 0 or (known > 0 and times[s, p - known] <= lane_forgotten_us[i]):
+            incomplete[i] = True
+        if remember(times, values, length, forgotten, s, t, x[i], history_us) == 2:
+            late[i] = True
