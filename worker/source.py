@@ -87,6 +87,8 @@ def consumer_config(
         # Default 45 s: the lanes of a worker that died would wait as long. Above any transaction's time-out,
         # so that what it left open is aborted before its lanes move.
         config["session.timeout.ms"] = 15_000
+        # Default 3 s: that long a member may not know of a rebalance, whose every step waits for all members.
+        config["heartbeat.interval.ms"] = 300
     config |= {name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)}
     return config
 
