@@ -20,7 +20,7 @@ from tests.chaos.world import Variation
 from worker.exits import Exit
 
 READY_WITHIN_S = 180.0  # the first start of a checkout compiles
-INSIST_S = 60.0  # on a fault that each round must have
+INSIST_S = 180.0  # on a fault that each round must have
 AT_ONCE = 4  # faults that are at work together, at most
 TRICKLE_PER_S = 200.0  # while workers start
 BREATHE_AT_MOST_S = 10.0
