@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import redis
@@ -108,6 +108,31 @@ class RedisStore:
         if is_big:
             self.ask(names[0], b"PING")  # a server that is away must not take that long to be noticed
         return bool(self.run(_WRITE, names, [expected.encode(), new.encode(), *rows], is_big=is_big))
+
+    def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = [None] * len(names)
+        for part in self._parts(names):
+            values = cast("list[bytes | None]", self.ask(names[part[0]], b"MGET", *(names[i] for i in part)))
+            for i, value in zip(part, values, strict=True):
+                found[i] = value
+        return found
+
+    def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
+        for part in self._parts(names):
+            pairs = [word for i in part for word in (names[i], values[i])]
+            self.ask(names[part[0]], b"MSET", *pairs)
+
+    def _parts(self, names: Sequence[bytes]) -> Iterator[Sequence[int]]:
+        """Indices of names that one command may ask for: at most a thousand, in a cluster of one slot."""
+        slots: Iterable[Sequence[int]] = [range(len(names))]
+        if self._is_cluster:
+            client, by_slot = self._client(False), dict[int, list[int]]()
+            for i, name in enumerate(names):
+                by_slot.setdefault(client.keyslot(name), []).append(i)
+            slots = by_slot.values()
+        for indices in slots:
+            for start in range(0, len(indices), _KEYS_PER_MGET):
+                yield indices[start : start + _KEYS_PER_MGET]
 
     def ping(self) -> str:
         said = cast("dict[str, Any]", self.ask(b"", b"INFO", b"server"))

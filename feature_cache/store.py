@@ -66,6 +66,12 @@ class Store(Protocol):
     ) -> bool:
         """Store rows and meta together if the stored meta still is the expected one; False if it is not."""
 
+    def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """Values that belong to no lane, as they are now (None: there is none)."""
+
+    def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Store such values, for `get`."""
+
     def ping(self) -> str:
         """One line that says what answered."""
 
@@ -88,6 +94,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._meta: dict[str, LaneMeta] = {}
         self._rows: dict[str, dict[bytes, bytes]] = {}
+        self._values: dict[bytes, bytes] = {}
 
     def take(self, lane: str, *, generation: int) -> LaneMeta:
         with self._lock:
@@ -113,6 +120,14 @@ class MemoryStore:
             self._meta[lane] = new
             self._rows.setdefault(lane, {}).update(zip(keys, rows, strict=True))
             return True
+
+    def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        with self._lock:
+            return list(map(self._values.get, names))
+
+    def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
+        with self._lock:
+            self._values.update(zip(names, values, strict=True))
 
     def ping(self) -> str:
         return "in-memory store of this process"

@@ -37,6 +37,7 @@ from worker.metrics import Meter
 from worker.ownership import Ownership, SkipPolicy
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan, registry_settings
 from worker.privacy import Privacy, privacy_of
+from worker.profiles import Profile
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.rights import check_rights
@@ -85,24 +86,25 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     source.partition_count()  # a topic that does not exist stops the start
     check_rights(pipeline, AdminClient({**properties, "log_level": 0}))
     store = open_store(str(pipeline.state.store))
+    may_guess = pipeline.state.when_away == "score_without"
     lanes = Lanes(
         HotRows(plan.layout, pipeline.state.hot_rows),
         store,
         pipeline.kafka.group,
         pipeline.source.topic,
-        may_guess=pipeline.state.when_away == "score_without",
+        may_guess=may_guess,
     )
     lookups = tuple(
         Lookup(
             lookup,
             open_store(str(lookup.owner.state.store)),
             partition_count(source.consumer, lookup.owner.source.topic),
-            may_guess=pipeline.state.when_away == "score_without",
+            may_guess=may_guess,
         )
         for lookup in plan.lookups
     )
+    profiles = tuple(Profile(profile, store, may_guess=may_guess) for profile in plan.profiles)
     decode_plan = DecodePlan(
-        key=pipeline.source.key,
         event_time=pipeline.source.event_time,
         time_unit_us=time_unit_us(schema.arrow.field(pipeline.source.event_time).type),
         max_future_us=pipeline.source.max_future_us,
@@ -155,7 +157,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
                 pipeline.source.topic,
             ),
         ),
-        lookups=lookups,
+        lookups=(*lookups, *profiles),
         batcher=Batcher(batch_policy(pipeline)),
         scorer=scorer,
         decision=decision,

@@ -16,6 +16,8 @@ from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
 from worker.logs import configure_logs
+from worker.profile_commands import EXAMPLES as PROFILE_EXAMPLES
+from worker.profile_commands import add_commands as add_profile_commands
 from worker.secret import redact
 
 _EXAMPLES = """examples:
@@ -86,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
 
     dead = command("dlq", "List, show and replay the dead letters of a pipeline.", DLQ_EXAMPLES)
     add_dlq_commands(dead)
+
+    profiles = command("profiles", "Load the rows of profile features into the store.", PROFILE_EXAMPLES)
+    add_profile_commands(profiles)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

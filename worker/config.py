@@ -16,6 +16,7 @@ from worker.feature_types import (
     Feature,
     FieldFeature,
     LookupFeature,
+    ProfileFeature,
     SequenceFeature,
     WindowFeature,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "ModelRef",
     "Outputs",
     "Pipeline",
+    "ProfileFeature",
     "SequenceFeature",
     "Source",
     "State",
@@ -60,6 +62,7 @@ __all__ = [
     "Wire",
     "feature_names",
     "load_pipeline",
+    "profile_names",
     "sequence_names",
 ]
 
@@ -136,6 +139,8 @@ def _names(name: str, feature: Feature, env: Mapping[str, str]) -> Iterator[str]
         yield name
     elif isinstance(feature, WindowFeature):
         yield from window_names(name, feature)
+    elif isinstance(feature, ProfileFeature):
+        yield from profile_names(name, feature)
     elif isinstance(feature, LookupFeature):
         group = load_pipeline(feature.pipeline, env).features[feature.group]
         assert isinstance(group, WindowFeature)  # load_pipeline checked it
@@ -146,6 +151,11 @@ def window_names(name: str, feature: WindowFeature) -> list[str]:
     """Return the columns of a window group, the shortest window first: `customer.count_1d`, ..."""
     labels = sorted(feature.windows, key=parse_duration_us)
     return [f"{name}.{aggregate}_{label}" for label in labels for aggregate in feature.aggregates]
+
+
+def profile_names(name: str, feature: ProfileFeature) -> list[str]:
+    """Return the columns of a profile, in the order of its rows: `profile.income`, ..."""
+    return [f"{name}.{field}" for field in feature.fields]
 
 
 def sequence_names(pipeline: Pipeline) -> list[str]:

@@ -11,6 +11,7 @@ from schemas.tree import SchemaError
 from worker.feature_types import (
     FieldFeature,
     LookupFeature,
+    ProfileFeature,
     SequenceFeature,
     WindowFeature,
 )
@@ -148,7 +149,7 @@ def _wanted(pipeline: Pipeline) -> Iterator[tuple[KeyPath, str, frozenset[str], 
         elif isinstance(feature, SequenceFeature):
             for i, field in enumerate(feature.fields):
                 yield (*at, "fields", i), field, NUMERIC, number
-        elif isinstance(feature, LookupFeature):
+        elif isinstance(feature, LookupFeature | ProfileFeature) and feature.key is not None:
             yield (*at, "key"), feature.key, KEY_TYPES, "a field of type string, int or long"
 
 

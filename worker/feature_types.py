@@ -47,20 +47,25 @@ class FieldFeature:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
 class CalendarFeature:
-    """1 when the event time (UTC) lies in a part of the week or the day, else 0."""
+    """What the event time (UTC) says: whether it lies in a part of the week or day, or which hour or day."""
 
     kind: Literal["calendar"] = Field(
-        default="calendar", description="1 when the event time (UTC) lies in a part of the week or the day."
+        default="calendar",
+        description="1 when the event time (UTC) lies in a part of the week or the day; or which one it is.",
     )
     is_: Literal["weekend"] | None = Field(default=None, description="`weekend`: Saturday or Sunday.")
     hours: tuple[Annotated[Int, Field(ge=0, le=23)], Annotated[Int, Field(ge=1, le=24)]] | None = Field(
-        default=None, description="`[from, to]`: from <= hour < to. Give either `is` or `hours`."
+        default=None, description="`[from, to]`: 1 when from <= hour < to."
+    )
+    number: Literal["hour", "weekday"] | None = Field(
+        default=None,
+        description="`hour`: 0 to 23; `weekday`: 0 (Monday) to 6. Give one of `is`, `hours`, `number`.",
     )
 
     def __post_init__(self) -> None:
-        if (self.is_ is None) == (self.hours is None):
-            found = "neither is nor hours" if self.is_ is None else "both is and hours"
-            raise wrong(found, "exactly one of is, hours")
+        given = [k for k, v in (("is", self.is_), ("hours", self.hours), ("number", self.number)) if v]
+        if len(given) != 1:
+            raise wrong(" and ".join(given) or "none of them", "exactly one of is, hours, number")
         if self.hours is not None and self.hours[0] >= self.hours[1]:
             raise wrong(str(list(self.hours)), "the first hour before the second", "hours")
 
@@ -142,7 +147,33 @@ class LookupFeature:
     default: Number = Field(default=0.0, description="Value when the other pipeline has none to use.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class ProfileFeature:
+    """A row of numbers per key that a batch job has loaded into the store; read-only here."""
+
+    kind: Literal["profile"] = Field(
+        default="profile", description="A row of numbers per key that a batch job has loaded; read-only."
+    )
+    fields: tuple[Annotated[str, Field(pattern=FEATURE_NAME)], ...] = Field(
+        min_length=1, description="Names of the numbers, in the order of the row."
+    )
+    key: FieldName | None = Field(
+        default=None, description="Event field that names the row. Default: the record key."
+    )
+    prefix: str = Field(
+        min_length=1, description="What stands before the key in the store: the row of `C7` is `PREFIXC7`."
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="A row is that many little-endian numbers of this type."
+    )
+    default: Number = Field(default=0.0, description="Value of every field when there is no row.")
+
+    def __post_init__(self) -> None:
+        if len(set(self.fields)) < len(self.fields):
+            raise wrong("the same field twice", "different fields", "fields")
+
+
 Feature = Annotated[
-    FieldFeature | CalendarFeature | WindowFeature | SequenceFeature | LookupFeature,
+    FieldFeature | CalendarFeature | WindowFeature | SequenceFeature | LookupFeature | ProfileFeature,
     Field(discriminator="kind"),
 ]

@@ -20,6 +20,7 @@ from worker.degradation import STALE_LOOKUP, WITHOUT_ROWS
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
+from worker.profiles import Profile
 
 _HOUR_US = 3_600_000_000
 
@@ -33,13 +34,15 @@ def numbers(table: pa.RecordBatch, name: str) -> NDArray[np.float64]:
     return values
 
 
-def calendar(event_us: NDArray[np.int64], feature: CalendarFeature) -> NDArray[np.bool_]:
-    """(n,) whether the event time lies in the part of the week or day, in UTC."""
+def calendar(event_us: NDArray[np.int64], feature: CalendarFeature) -> NDArray[np.int64 | np.bool_]:
+    """(n,) whether the event time lies in the part of the week or day, or its number, in UTC."""
+    hour = event_us // _HOUR_US % 24
+    weekday = (event_us // (24 * _HOUR_US) + 3) % 7  # day 0, 1970-01-01, was a Thursday; Monday is 0
+    if feature.number is not None:
+        return hour if feature.number == "hour" else weekday
     if feature.is_ == "weekend":
-        weekday = (event_us // (24 * _HOUR_US) + 3) % 7  # day 0, 1970-01-01, was a Thursday; Monday is 0
         return np.asarray(weekday >= 5)
     assert feature.hours is not None
-    hour = event_us // _HOUR_US % 24
     return np.asarray((hour >= feature.hours[0]) & (hour < feature.hours[1]))
 
 
@@ -47,7 +50,7 @@ def enrich(
     events: Events,
     plan: FeaturePlan,
     lanes: Lanes,
-    lookups: tuple[Lookup, ...],
+    lookups: tuple[Lookup | Profile, ...],
     meter: Meter,
     may_wait: Callable[[], None] = lambda: None,
 ) -> Features:

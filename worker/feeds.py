@@ -12,10 +12,12 @@ from worker.config import (
     FieldFeature,
     LookupFeature,
     Pipeline,
+    ProfileFeature,
     SequenceFeature,
     WindowFeature,
     feature_names,
     load_pipeline,
+    profile_names,
     sequence_names,
 )
 from worker.model_file import ModelCard, ModelInput, read_card, show_shape
@@ -118,6 +120,10 @@ def feature_words(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> di
             words[name] = _calendar(feature)
         elif isinstance(feature, WindowFeature):
             words |= _window(name, feature, pipeline.source.key, "")
+        elif isinstance(feature, ProfileFeature):
+            by = feature.key or pipeline.source.key
+            for column, field in zip(profile_names(name, feature), feature.fields, strict=True):
+                words[column] = f"{field} of the profile {feature.prefix}<{by}>, {feature.default:g} without"
         elif isinstance(feature, LookupFeature):
             other = load_pipeline(feature.pipeline, env)
             group = other.features[feature.group]
@@ -127,6 +133,10 @@ def feature_words(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> di
 
 
 def _calendar(feature: CalendarFeature) -> str:
+    if feature.number is not None:
+        return {"hour": "hour of the day, 0 to 23 (UTC)", "weekday": "day of the week, Monday 0 (UTC)"}[
+            feature.number
+        ]
     if feature.hours is None:
         return "1 on Saturday and Sunday (UTC), else 0"
     return f"1 from {feature.hours[0]:02}:00 to before {feature.hours[1]:02}:00 (UTC), else 0"

@@ -15,6 +15,7 @@ from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.ownership import Ownership
 from worker.plan import FeaturePlan
+from worker.profiles import Profile
 from worker.scoring import Scorer
 from worker.sink import Sink
 from worker.source import Source
@@ -32,7 +33,7 @@ class Line:
     feature_plan: FeaturePlan
     lanes: Lanes
     owned: Ownership
-    lookups: tuple[Lookup, ...]
+    lookups: tuple[Lookup | Profile, ...]
     batcher: Batcher
     scorer: Scorer | None  # None: the pipeline only keeps features
     decision: DecisionPolicy | None

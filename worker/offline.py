@@ -17,6 +17,7 @@ from worker.features import enrich
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan, feature_plan
+from worker.profiles import Profile
 
 _ONE_LANE = 0
 
@@ -40,7 +41,10 @@ class Offline:
             pipeline.source.topic,
         )
         self._lanes.take(_ONE_LANE, committed=None, start=0, low=0, high=0, now_ms=0)
-        self._lookups = tuple(Lookup(lookup, store, 1) for lookup in self.plan.lookups)
+        self._lookups: tuple[Lookup | Profile, ...] = (
+            *(Lookup(lookup, store, 1) for lookup in self.plan.lookups),
+            *(Profile(profile, store) for profile in self.plan.profiles),
+        )
         self._meter = Meter(pipeline.name, CollectorRegistry())
         self._next_offset = 0
 

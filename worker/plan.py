@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from feature_cache.layout import Group, Layout, SequenceGroup, WindowGroup
 from feature_cache.order import ORDERS, TimePolicy
+from feature_cache.profiles import ProfileTable
 from schemas.registry import RegistrySettings
 from worker.batcher import BatchPolicy
 from worker.config import (
@@ -14,9 +17,11 @@ from worker.config import (
     FieldFeature,
     LookupFeature,
     Pipeline,
+    ProfileFeature,
     SequenceFeature,
     WindowFeature,
     load_pipeline,
+    profile_names,
 )
 from worker.decide import DecisionPolicy
 
@@ -33,6 +38,15 @@ class LookupPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilePlan:
+    """A profile's columns, and which rows feed them."""
+
+    column: int
+    key: str | None  # event field; None: the record key
+    table: ProfileTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePlan:
     """Which feature is computed how, and into which column."""
 
@@ -44,6 +58,7 @@ class FeaturePlan:
     windows: tuple[tuple[int, WindowGroup, str], ...]  # first column, group, event field
     sequences: tuple[SequenceGroup, ...]
     lookups: tuple[LookupPlan, ...]
+    profiles: tuple[ProfilePlan, ...]
     finite: tuple[str, ...]  # event fields that must not be null, NaN or infinite
 
 
@@ -96,6 +111,7 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
     windows: list[tuple[int, WindowGroup, str]] = []
     sequences: list[SequenceGroup] = []
     lookups: list[LookupPlan] = []
+    profiles: list[ProfilePlan] = []
     finite: list[str] = []
     layout = row_layout(pipeline)
     for name, feature in pipeline.features.items():
@@ -118,6 +134,10 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
                 assert isinstance(group_of_row, SequenceGroup)
                 sequences.append(group_of_row)
                 finite += feature.fields
+            case ProfileFeature():
+                profiles.append(ProfilePlan(column=column, key=feature.key, table=profile_table(feature)))
+                finite += [feature.key] if feature.key is not None else []
+                names += profile_names(name, feature)
             case LookupFeature():
                 lookup = _lookup_plan(feature, column)
                 lookups.append(lookup)
@@ -132,7 +152,18 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
         windows=tuple(windows),
         sequences=tuple(sequences),
         lookups=tuple(lookups),
+        profiles=tuple(profiles),
         finite=tuple(dict.fromkeys(finite)),
+    )
+
+
+def profile_table(feature: ProfileFeature) -> ProfileTable:
+    """The rows that a profile feature reads."""
+    return ProfileTable(
+        prefix=feature.prefix.encode(),
+        fields=tuple(feature.fields),
+        dtype=np.dtype(feature.dtype).newbyteorder("<"),
+        default=feature.default,
     )
 
 

@@ -12,7 +12,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.schema import load_schema
-from worker.config import LookupFeature, ModelRef, Pipeline, SequenceFeature, WindowFeature
+from worker.config import (
+    LookupFeature,
+    ModelRef,
+    Pipeline,
+    ProfileFeature,
+    SequenceFeature,
+    WindowFeature,
+)
 from worker.feeds import Feed, feature_words, model_feeds
 from worker.key_types import write_duration, write_size
 from worker.model_file import ModelCard, check_sha256, load_model_card, show_shape
@@ -235,6 +242,11 @@ def _keeps(planned: Plan) -> list[str]:
             lines.append(f"  {name}: last {feature.capacity} events per {key}, at most {late} late")
         elif isinstance(feature, SequenceFeature):
             lines.append(f"  {name}: last {feature.capacity} readings per {key}")
+        elif isinstance(feature, ProfileFeature):
+            lines.append(
+                f"  {name}: {len(feature.fields)} numbers of {feature.prefix}<{feature.key or key}>, "
+                "loaded by others"
+            )
         elif isinstance(feature, LookupFeature):
             behind = f"; when behind: {feature.when_behind}"
             lines.append(

@@ -244,3 +244,16 @@ def test_a_paused_owner_that_wakes_up_is_fenced(store: Store, unique_name: str) 
         former.write(0)
 
     assert now.write(0) == 0
+
+
+def test_values_of_no_lane_are_read_as_they_were_put_in_the_order_asked(
+    store: Store, unique_name: str
+) -> None:
+    names = [f"{unique_name}:{i}".encode() for i in range(2500)]
+    store.put(names, [b"%d" % i for i in range(2500)])
+    store.put(names[:1], [b"\0\xff"])
+
+    found = store.get([names[7], b"never put", *names, names[7]])
+
+    assert found == [b"7", None, b"\0\xff", *(b"%d" % i for i in range(1, 2500)), b"7"]
+    assert store.get([]) == []

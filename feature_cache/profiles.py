@@ -1,0 +1,62 @@
+"""Profiles: rows of numbers that a batch job keeps in the store, read as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_cache.store import Store, StoreRefusedError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProfileTable:
+    """Where the rows of one profile are, and what they look like."""
+
+    prefix: bytes  # of their names in the store; the key follows
+    fields: tuple[str, ...]
+    dtype: np.dtype[Any]  # little-endian
+    default: float  # of every field of a key without a row
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return len(self.fields) * self.dtype.itemsize
+
+
+def read_profiles(store: Store, table: ProfileTable, keys: Sequence[bytes]) -> NDArray[Any]:
+    """(k, fields) the row of each key, one read for all of them.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+        StoreRefusedError: a row has another size; whoever loads them and the pipeline file disagree.
+    """
+    rows = store.get([table.prefix + key for key in keys])
+    if None in rows:
+        without = np.full(len(table.fields), table.default, table.dtype).tobytes()
+        rows = [without if row is None else row for row in rows]
+    if set(map(len, rows)) - {table.row_bytes}:  # type: ignore[arg-type]  # none is left
+        raise _wrong_size(table, rows)
+    packed = b"".join(rows)  # type: ignore[arg-type]
+    return np.frombuffer(packed, table.dtype).reshape(len(keys), len(table.fields))
+
+
+def write_profiles(store: Store, table: ProfileTable, keys: Sequence[bytes], rows: NDArray[Any]) -> None:
+    """Store (k, fields) rows, for `read_profiles`.
+
+    Raises:
+        StoreUnavailableError: the store did not answer; write all of them again.
+    """
+    packed = np.ascontiguousarray(rows, table.dtype)
+    store.put([table.prefix + key for key in keys], [row.tobytes() for row in packed])
+
+
+def _wrong_size(table: ProfileTable, rows: Sequence[bytes | None]) -> StoreRefusedError:
+    found = next(len(row) for row in rows if row is not None and len(row) != table.row_bytes)
+    return StoreRefusedError(
+        f"profile {table.prefix.decode()!r}: found a row of {found} bytes, expected {table.row_bytes}: "
+        f"{len(table.fields)} little-endian {table.dtype.name} ({', '.join(table.fields)})"
+    )
