@@ -1,18 +1,21 @@
 """The codec between lists of record bytes and Arrow columns, which says of every record what became of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas import fast, slow
-from schemas.group import hold, measure, split
+from schemas import flat, slow
+from schemas.group import split
 from schemas.lane import Lane, decode, kept, lane
 from schemas.readable import refuse_unreadable
 from schemas.registry import Registry, UnknownSchemaError
 from schemas.schema import Schema
+from schemas.spans import Spans, spans_of
+from schemas.table import to_table
 from schemas.tree import SchemaError
 from schemas.wire import MAGIC, PREFIX_BYTES, Wire, confluent_prefix, single_object_prefix
 
@@ -72,7 +75,7 @@ class Codec:
         self._lanes: dict[bytes, Lane] = {}  # by prefix
         self._likely = b""  # the prefix that the next records probably have
         self._prefix: bytes | None = None  # what encode puts in front
-        self._plan = fast.plan(reader)
+        self._plan = flat.plan(reader)
         refuse_unreadable(reader.tree, reader.name)
         self._write = slow.compile_write(reader)
         self._write_typed = slow.compile_write(reader, typed=True)
@@ -81,7 +84,7 @@ class Codec:
         else:
             self._use_known(writers)
 
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+    def decode(self, values: Sequence[bytes | None] | Spans) -> Decoded:
         """Return the columns of the good records, and why each other one has none.
 
         Reasons: null_value, oversize, bad_magic, unknown_schema, unusable_schema, incompatible_schema,
@@ -91,12 +94,15 @@ class Codec:
         Raises:
             RegistryError: the registry cannot be reached, which says nothing about the records.
         """
-        sizes = measure(values)
+        held = values if isinstance(values, Spans) else spans_of(values)
+        sizes = held.sizes
         fitting = (sizes >= 0) & (sizes <= self.max_bytes)
+        fitting_rows = np.flatnonzero(fitting)
+        held = held if fitting.all() else held.take(fitting_rows)
         rejects = [_unfit(row, int(sizes[row]), self.max_bytes) for row in np.flatnonzero(~fitting).tolist()]
         parts = []
         most = 0
-        for group in split(hold(values, sizes, fitting), self._prefix_bytes, self._likely):
+        for group in split(held, fitting_rows, self._prefix_bytes, self._likely):
             problem = self._prefix_problem(group.prefix)
             if problem:
                 rejects.extend(
@@ -105,7 +111,7 @@ class Codec:
                 continue
             if len(group.rows) > most:
                 self._likely, most = group.prefix, len(group.rows)
-            table, bad = decode(self._lanes[group.prefix], group.payloads, group.sizes)
+            table, bad = decode(self._lanes[group.prefix], group.payloads)
             parts.append((table, group.rows[kept(len(group.rows), bad)]))
             rejects.extend(
                 Reject(row=int(group.rows[index]), reason=error.reason, detail=error.detail)
@@ -123,10 +129,25 @@ class Codec:
         """
         prefix = self._checked_prefix()
         self._check_table(table)
-        payloads = self._encode_fast(table)
-        if payloads is None:  # the slow path takes everything, or says which value is wrong
-            payloads = [self._write_typed(row) for row in slow.to_rows(self.reader, table)]
-        return [prefix + payload for payload in payloads] if prefix else payloads
+        written = self._encode_fast(dict(zip(table.schema.names, table.columns, strict=True)), table.num_rows)
+        if written is not None:
+            return written.to_list()
+        # The slow path takes everything, or says which value is wrong.
+        return [prefix + self._write_typed(row) for row in slow.to_rows(self.reader, table)]
+
+    def encode_columns(self, columns: Mapping[str, Any], count: int) -> Spans:
+        """Return n records in one buffer.
+
+        Args:
+            columns: as for `to_table`; enums may be numpy indices of their symbols.
+            count: n.
+
+        Raises:
+            ValueError: see `encode` and `to_table`.
+        """
+        if self._plan is not None:
+            return flat.encode(self._plan, columns, count, self._checked_prefix())
+        return spans_of(self.encode(to_table(self.reader, columns, rows=count)))
 
     def encode_rows(self, rows: Iterable[slow.Row]) -> list[bytes]:
         """Return one record for each row, for things that are rare or nested; see `encode` for errors.
@@ -180,11 +201,13 @@ class Codec:
             return "unusable_schema", f"schema id {schema_id}: {error}"
         return None
 
-    def _encode_fast(self, table: pa.RecordBatch) -> list[bytes] | None:
-        try:
-            return None if self._plan is None else fast.encode(self._plan, table)
-        except Exception:
+    def _encode_fast(self, columns: Mapping[str, Any], count: int) -> Spans | None:
+        if self._plan is None:
             return None
+        try:
+            return flat.encode(self._plan, columns, count, self._checked_prefix())
+        except (ValueError, TypeError, KeyError, pa.ArrowException):
+            return None  # what is wrong, the slow path says
 
     def _checked_prefix(self) -> bytes:
         if self._prefix is None:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.schema import Schema, parse_schema
 from schemas.table import to_table
-from worker.batch import Batch, Events, Features, Records
+from worker.batch import Batch, Events, Features, Records, records_of
 from worker.config import Pipeline, load_pipeline
 from worker.metrics import Meter
 
@@ -82,14 +82,7 @@ class Message:
 
 def records(messages: Sequence[Message]) -> Records:
     """What one poll of these messages would bring."""
-    return Records(
-        values=[m.record_value for m in messages],
-        keys=[m.record_key for m in messages],
-        partition=np.array([m.record_partition for m in messages], np.int32),
-        offset=np.array([m.record_offset for m in messages], np.int64),
-        produced_ms=np.full(len(messages), NOW_MS, np.int64),
-        messages=list(messages),
-    )
+    return records_of(list(messages))
 
 
 def events(

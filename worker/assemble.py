@@ -230,6 +230,7 @@ def _stamp(
         model_version=scorer.card.version if scorer else "",
         policy_version=str(pipeline.policy_version),
         event_id=pipeline.source.event_id,
+        key=pipeline.source.key,
         severities=decision.severities if decision else (),
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,

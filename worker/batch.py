@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from schemas.spans import Spans, spans_of
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Records:
     """What one poll brought, as the bus gave it."""
 
-    values: list[bytes | None]
+    values: Spans
     keys: list[bytes | None]
     partition: NDArray[np.int32]  # (n,)
     offset: NDArray[np.int64]  # (n,)
@@ -27,7 +29,20 @@ class Records:
     @property
     def size_bytes(self) -> int:
         """Bytes of all values."""
-        return sum(len(value) for value in self.values if value is not None)
+        return int(np.maximum(self.values.sizes, 0).sum())
+
+
+def records_of(messages: list[Any]) -> Records:
+    """The client's messages, none of them an error, as columns."""
+    n = len(messages)
+    return Records(
+        values=spans_of([m.value() for m in messages]),
+        keys=[m.key() for m in messages],
+        partition=np.fromiter([m.partition() for m in messages], np.int32, n),
+        offset=np.fromiter([m.offset() for m in messages], np.int64, n),
+        produced_ms=np.fromiter([m.timestamp()[1] for m in messages], np.int64, n),
+        messages=messages,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,10 +118,8 @@ def _time_markers(
     complete_us: dict[int, int] = {}
     rows: set[int] = set()
     rejected: list[Rejected] = []
-    if None not in records.values:
-        return complete_us, rows, rejected
-    for row, value in enumerate(records.values):
-        said = [] if value is not None else records.messages[row].headers() or ()
+    for row in np.flatnonzero(records.values.sizes < 0).tolist():
+        said = records.messages[row].headers() or ()
         text = next((text for name, text in said if name == TIME_MARKER), None)
         if text is None or not text.isdigit():
             continue  # a record without a value, whatever its headers say

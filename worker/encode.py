@@ -32,6 +32,7 @@ class Stamp:
     model_version: str
     policy_version: str
     event_id: str  # event field
+    key: str  # event field
     severities: tuple[str, ...]
     feature_names: tuple[str, ...]
     thresholds: tuple[float, ...]
@@ -39,17 +40,18 @@ class Stamp:
     privacy: Privacy | None = None  # what of an alert is hashed; None: nothing
 
 
-def score_table(
+def score_columns(
     batch: Batch, scores: NDArray[np.float32], rows: NDArray[np.int64], stamp: Stamp, now_us: int
-) -> Any:
-    """The score records of these rows, as a table in the order of score.avsc."""
+) -> dict[str, Any]:
+    """The score records of these rows, as columns of score.avsc; enums are indices of their symbols."""
     events, features = batch.events, batch.features
-    is_all = len(rows) == len(events)
-    ids = events.table.column(stamp.event_id).cast(pa.string())
+    ids, keys = (events.table.column(name).cast(pa.string()) for name in (stamp.event_id, stamp.key))
+    if len(rows) < len(events):
+        ids, keys = ids.take(pa.array(rows)), keys.take(pa.array(rows))
     age_ms = features.lookup_age_ms[rows]
-    columns = {
-        "event_id": ids if is_all else ids.take(pa.array(rows)),
-        "key": pa.array([events.keys[row] for row in rows.tolist()], pa.binary()).cast(pa.string()),
+    return {
+        "event_id": ids,
+        "key": keys,
         "source_topic": stamp.source_topic,
         "source_partition": events.partition[rows],
         "source_offset": events.offset[rows],
@@ -63,10 +65,9 @@ def score_table(
         "incomplete": features.incomplete[rows],
         "degraded": features.degradation[rows] != WHOLE,
         "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0),
-        "degradation": _STEPS.take(pa.array(features.degradation[rows])),
-        "time_order": _ORDERS.take(pa.array(features.time_order[rows])),
+        "degradation": features.degradation[rows],
+        "time_order": features.time_order[rows],
     }
-    return to_table(SCORE, columns, rows=len(rows))
 
 
 def alert_rows(
@@ -81,7 +82,10 @@ def alert_rows(
     alerting = rows[decisions.lifecycle[rows] != NONE]
     if not len(alerting):
         return []
-    table = score_table(batch, scores, alerting, stamp, now_us)
+    columns = score_columns(batch, scores, alerting, stamp, now_us)
+    columns["degradation"] = _STEPS.take(pa.array(columns["degradation"]))
+    columns["time_order"] = _ORDERS.take(pa.array(columns["time_order"]))
+    table = to_table(SCORE, columns, rows=len(alerting))
     names = stamp.feature_names
     alerts = []
     for row, fields in zip(alerting.tolist(), table.to_pylist(), strict=True):

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from worker.batch import Records
+from worker.batch import records_of
 from worker.decode import DecodePlan, decode
 from worker.rebuild import Reach, Sample, place
 
@@ -83,7 +83,7 @@ class KafkaLog:
         while seen < _LOOK_AT_MOST:
             messages, is_end = self._read(end)
             seen += len(messages)
-            events, _ = decode(_records(messages), self._codec, self._plan, time.time_ns() // 1000)
+            events, _ = decode(records_of(messages), self._codec, self._plan, time.time_ns() // 1000)
             if len(events):
                 return _sample(events.event_us, events.produced_ms)
             if is_end:
@@ -133,16 +133,4 @@ def _sample(event_us: NDArray[np.int64], produced_ms: NDArray[np.int64]) -> Samp
         event_us=tuple(event_us.tolist()),
         produced_ms=int(produced_ms.max()),
         lag_us=int((produced_ms * 1000 - event_us).min()),
-    )
-
-
-def _records(messages: list[Any]) -> Records:
-    n = len(messages)
-    return Records(
-        values=[m.value() for m in messages],
-        keys=[m.key() for m in messages],
-        partition=np.fromiter([m.partition() for m in messages], np.int32, n),
-        offset=np.fromiter([m.offset() for m in messages], np.int64, n),
-        produced_ms=np.fromiter([m.timestamp()[1] for m in messages], np.int64, n),
-        messages=messages,
     )

@@ -21,7 +21,7 @@ from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.decide import Decisions, decide
 from worker.decode import decode
-from worker.encode import alert_rows, score_table
+from worker.encode import alert_rows, score_columns
 from worker.exits import Exit, StopWorker
 from worker.features import enrich
 from worker.lag import Lag
@@ -244,7 +244,8 @@ class Worker:
         keys = batch.events.keys if len(rows) == len(batch) else [batch.events.keys[r] for r in rows.tolist()]
         wall_us = self._wall_us()
         with self._timed("encode"):
-            encoded = line.score_codec.encode(score_table(batch, scores, rows, line.stamp, wall_us))
+            columns = score_columns(batch, scores, rows, line.stamp, wall_us)
+            encoded = line.score_codec.encode_columns(columns, len(rows)).to_list()
         with self._timed("send"):
             line.sink.send(line.scores_topic, encoded, keys)
             if decisions is not None:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.background import in_background
-from worker.batch import Records
+from worker.batch import Records, records_of
 from worker.exits import Exit, StopWorker
 from worker.refusals import Refusals
 from worker.rights import unauthorized
@@ -240,15 +239,7 @@ class Source:
             good = [m for m in good if m.partition() not in self._held | self._gone]
         if not good:
             return None
-        n = len(good)
-        return Records(
-            values=[m.value() for m in good],
-            keys=[m.key() for m in good],
-            partition=np.fromiter([m.partition() for m in good], np.int32, n),
-            offset=np.fromiter([m.offset() for m in good], np.int64, n),
-            produced_ms=np.fromiter([m.timestamp()[1] for m in good], np.int64, n),
-            messages=good,
-        )
+        return records_of(good)
 
     def _judge(self, bad: list[Any]) -> None:
         for message in bad:

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_cache.order import EQUAL, IN_ORDER, LATE
+from feature_cache.order import EQUAL, IN_ORDER, LATE, ORDERS
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.builders import Message, event_schema, events, features, records, table_rows
 from worker.batch import Batch
 from worker.decide import CLEARED, NONE, RAISED, UPDATED, Decisions
 from worker.decode import DecodePlan, decode
-from worker.degradation import STALE_LOOKUP, WHOLE
-from worker.encode import SCORE, Stamp, alert_rows, score_table
+from worker.degradation import STALE_LOOKUP, STEPS, WHOLE
+from worker.encode import SCORE, Stamp, alert_rows, score_columns
 from worker.model_file import Reference
 
 NOW_US = 1_700_000_000_000_001
@@ -26,6 +26,7 @@ STAMP = Stamp(
     model_version="2",
     policy_version="7",
     event_id="id",
+    key="card",
     severities=("warning", "critical"),
     feature_names=("amount", "night"),
     thresholds=(0.5, 0.9),
@@ -50,8 +51,8 @@ SCORES = np.array([0.95, 0.5, 0.25], np.float32)
 def scored(rows: list[int]) -> list[dict[str, Any]]:
     """The score records of these rows, through their real codec and back."""
     codec = Codec(SCORE, "single_object")
-    table = score_table(BATCH, SCORES, np.array(rows, np.int64), STAMP, NOW_US)
-    decoded = codec.decode(codec.encode(table))
+    columns = score_columns(BATCH, SCORES, np.array(rows, np.int64), STAMP, NOW_US)
+    decoded = codec.decode(codec.encode_columns(columns, len(rows)))
     assert decoded.rejects == ()
     return table_rows(decoded.table)
 
@@ -103,7 +104,7 @@ def test_a_whole_number_names_an_event_in_decimal() -> None:
     value = codec.encode_rows([{"id": "e", "time": 1, "card": -42, "amount": 1.0}])[0]
     made, _ = decode(records([Message(record_value=value, record_key=b"-42")]), codec, plan, 0)
 
-    table = score_table(
+    columns = score_columns(
         Batch(events=made, features=features(np.zeros((1, 2)))),
         SCORES[:1],
         np.array([0]),
@@ -111,8 +112,7 @@ def test_a_whole_number_names_an_event_in_decimal() -> None:
         NOW_US,
     )
 
-    assert table_rows(table)[0]["event_id"] == "-42"
-    assert table_rows(table)[0]["key"] == "-42"
+    assert columns["event_id"].to_pylist() == columns["key"].to_pylist() == ["-42"]
 
 
 def alerts(lifecycle: list[int], level: list[int], rows: list[int]) -> list[dict[str, Any]]:
@@ -151,3 +151,9 @@ def test_a_cleared_alert_names_the_severity_it_had() -> None:
 def test_an_event_that_is_replayed_or_not_scored_raises_nothing() -> None:
     assert alerts([RAISED, NONE, RAISED], [1, 0, 1], [1]) == []
     assert alerts([RAISED, RAISED, RAISED], [1, 1, 1], []) == []
+
+
+def test_enums_of_a_score_are_numbered_as_its_schema_numbers_them() -> None:
+    symbols = {field.name: field.node.symbols for field in SCORE.tree.fields if field.node.kind == "enum"}
+
+    assert symbols == {"degradation": STEPS, "time_order": ORDERS}

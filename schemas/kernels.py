@@ -1,0 +1,238 @@
+"""Flat Avro records between bytes and columns, compiled: one pass over the bytes, as strict as the walk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# What a column is, as the kernels know it.
+BOOLEAN, INT, LONG, FLOAT, DOUBLE, BYTES, STRING, ENUM, CONSTANT = range(9)
+_INT_SPAN = np.uint64(1 << 32)
+_ONE = np.uint64(1)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _varint(data: Any, at: int, end: int) -> Any:
+    """(raw number, next position); position -1 where it is cut short, too long, or not the shortest form."""
+    raw = np.uint64(0)
+    for k in range(10):
+        if at >= end:
+            return raw, -1
+        byte = np.uint64(data[at])
+        at += 1
+        raw |= (byte & np.uint64(0x7F)) << np.uint64(7 * k)
+        if byte < 0x80:
+            if (byte == 0 and k > 0) or (k == 9 and byte > 1):
+                return raw, -1
+            return raw, at
+    return raw, -1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _signed(raw: Any) -> Any:
+    """A zigzag number."""
+    return np.int64(raw >> _ONE) ^ -np.int64(raw & _ONE)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _is_utf8(data: Any, at: int, end: int) -> bool:
+    """Whether the bytes are UTF-8: shortest forms, no surrogates, nothing past U+10FFFF."""
+    while at < end:
+        first = data[at]
+        if first < 0x80:
+            at += 1
+            continue
+        if first < 0xC2 or first > 0xF4:
+            return False
+        more = 1 if first < 0xE0 else 2 if first < 0xF0 else 3
+        if at + more >= end:
+            return False
+        low, high = 0x80, 0xBF
+        if first == 0xE0:
+            low = 0xA0
+        elif first == 0xED:
+            high = 0x9F
+        elif first == 0xF0:
+            low = 0x90
+        elif first == 0xF4:
+            high = 0x8F
+        if data[at + 1] < low or data[at + 1] > high:
+            return False
+        for j in range(2, more + 1):
+            if data[at + j] < 0x80 or data[at + j] > 0xBF:
+                return False
+        at += more + 1
+    return True
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def read_records(  # noqa: PLR0912, PLR0915 one pass serves every kind
+    data: Any,
+    starts: Any,
+    ends: Any,
+    kinds: Any,
+    null_index: Any,
+    symbols: Any,
+    cells: Any,
+    sizes: Any,
+    valid: Any,
+    good: Any,
+) -> None:
+    """Read records of a flat schema; those that are not exactly one canonical value are not good.
+
+    Args:
+        data: uint8, the bytes of all records.
+        starts, ends: (n,) int64 where each payload begins and ends in data.
+        kinds: (f,) int8, one of the kinds above.
+        null_index: (f,) int8 branch of null in the field's union; -1: the field is no union.
+        symbols: (f,) int64 how many an enum has.
+        cells: (f, n) int64, filled: the number, the bits of a float, the index of a symbol, or where bytes
+            begin in data.
+        sizes: (f, n) int32, filled for bytes and strings: how long.
+        valid: (f, n) bool, filled: False where a value is null; its cell is then 0.
+        good: (n,) bool, filled. Where it is False, nothing else of the record may be used.
+    """
+    for i in range(starts.shape[0]):
+        at, end = starts[i], ends[i]
+        good[i] = False
+        is_whole = True
+        for f in range(kinds.shape[0]):
+            kind = kinds[f]
+            valid[f, i] = True
+            if null_index[f] >= 0:
+                raw, at = _varint(data, at, end)
+                if at < 0 or raw > 2 or raw == 1:  # branch 0 or 1, which is written as 0 or 2
+                    is_whole = False
+                    break
+                if np.int64(raw >> _ONE) == null_index[f]:
+                    valid[f, i] = False
+                    cells[f, i] = 0
+                    sizes[f, i] = 0
+                    continue
+            if kind in (FLOAT, DOUBLE):
+                width = 4 if kind == FLOAT else 8
+                if at + width > end:
+                    is_whole = False
+                    break
+                bits = np.uint64(0)
+                for j in range(width):
+                    bits |= np.uint64(data[at + j]) << np.uint64(8 * j)
+                cells[f, i] = np.int64(bits)
+                at += width
+                continue
+            if kind == BOOLEAN:
+                if at >= end or data[at] > 1:
+                    is_whole = False
+                    break
+                cells[f, i] = data[at]
+                at += 1
+                continue
+            raw, at = _varint(data, at, end)
+            if at < 0:
+                is_whole = False
+                break
+            number = _signed(raw)
+            if kind == LONG:
+                cells[f, i] = number
+            elif kind == INT:
+                cells[f, i] = number
+                if raw >= _INT_SPAN:
+                    is_whole = False
+                    break
+            elif kind == ENUM:
+                cells[f, i] = number
+                if number < 0 or number >= symbols[f]:
+                    is_whole = False
+                    break
+            else:
+                if number < 0 or number > end - at:
+                    is_whole = False
+                    break
+                if kind == STRING and not _is_utf8(data, at, at + number):
+                    is_whole = False
+                    break
+                cells[f, i] = at
+                sizes[f, i] = number
+                at += number
+        good[i] = is_whole and at == end
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def gather(data: Any, starts: Any, offsets: Any, out: Any) -> None:
+    """Copy stretches of data, (n,) starts, one after the other to (n + 1,) offsets of out."""
+    for i in range(starts.shape[0]):
+        at, to = starts[i], offsets[i]
+        for j in range(offsets[i + 1] - to):
+            out[to + j] = data[at + j]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _put_varint(out: Any, at: int, number: int) -> int:
+    raw = (np.uint64(number) << _ONE) ^ np.uint64(number >> 63)
+    while raw >= np.uint64(0x80):
+        out[at] = np.uint8(raw & np.uint64(0x7F)) | np.uint8(0x80)
+        raw >>= np.uint64(7)
+        at += 1
+    out[at] = np.uint8(raw)
+    return at + 1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def write_records(  # noqa: PLR0912 one pass serves every kind
+    prefix: Any,
+    kinds: Any,
+    null_index: Any,
+    cells: Any,
+    sizes: Any,
+    valid: Any,
+    data: Any,
+    out: Any,
+    ends: Any,
+) -> None:
+    """Write records of a flat schema, one after the other.
+
+    Args:
+        prefix: uint8, put in front of every record.
+        kinds, null_index: as in `read_records`.
+        cells, sizes, valid: (f, n) as `read_records` fills them. A CONSTANT's cell says where its encoded
+            bytes, null branch included, begin in data.
+        data: uint8 that bytes, strings and constants are taken from.
+        out: uint8, large enough, filled.
+        ends: (n,) int64, filled: where each record ends in out.
+    """
+    at = 0
+    for i in range(ends.shape[0]):
+        for j in range(prefix.shape[0]):
+            out[at + j] = prefix[j]
+        at += prefix.shape[0]
+        for f in range(kinds.shape[0]):
+            kind, cell = kinds[f], cells[f, i]
+            if kind == CONSTANT:
+                for j in range(sizes[f, i]):
+                    out[at + j] = data[cell + j]
+                at += sizes[f, i]
+                continue
+            if null_index[f] >= 0:
+                branch = null_index[f] if not valid[f, i] else 1 - null_index[f]
+                out[at] = 2 * branch
+                at += 1
+                if not valid[f, i]:
+                    continue
+            if kind in (FLOAT, DOUBLE):
+                bits = np.uint64(cell)
+                for j in range(4 if kind == FLOAT else 8):
+                    out[at] = np.uint8((bits >> np.uint64(8 * j)) & np.uint64(0xFF))
+                    at += 1
+            elif kind == BOOLEAN:
+                out[at] = cell
+                at += 1
+            elif kind in (BYTES, STRING):
+                at = _put_varint(out, at, sizes[f, i])
+                for j in range(sizes[f, i]):
+                    out[at + j] = data[cell + j]
+                at += sizes[f, i]
+            else:
+                at = _put_varint(out, at, cell)
+        ends[i] = at
