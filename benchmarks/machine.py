@@ -17,7 +17,6 @@ _PACKAGES = (
     "numpy",
     "onnxruntime-gpu",
     "pyarrow",
-    "pyruhvro",
     "redis",
 )
 RESULTS = Path(__file__).parent / "results"

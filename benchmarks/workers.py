@@ -74,6 +74,19 @@ class RunningWorker:
             time.sleep(0.1)
         raise RuntimeError(f"worker not ready (exit code {self.process.poll()}):\n{self.tail()}")
 
+    def wait_until_applied(self, events: int, timeout_s: float = 300.0) -> None:
+        """Wait until that many events have gone into state; RuntimeError when they do not in time."""
+        deadline_s, applied = time.monotonic() + timeout_s, 0.0
+        address = re.search(r'"address": ?"([^"]+)"', self.log.read_text())
+        while address is not None and time.monotonic() < deadline_s:
+            with urllib.request.urlopen(f"{address[1]}/metrics", timeout=5) as answer:
+                counts = re.findall(r"^penstock_events_total\S* (\S+)", answer.read().decode(), re.MULTILINE)
+            applied = sum(map(float, counts))
+            if applied >= events:
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"{applied:g} of {events} events applied:\n{self.tail()}")
+
     def tail(self, lines: int = 15) -> str:
         """The end of the log."""
         return "\n".join(self.log.read_text().splitlines()[-lines:])
