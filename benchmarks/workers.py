@@ -77,15 +77,20 @@ class RunningWorker:
     def wait_until_applied(self, events: int, timeout_s: float = 300.0) -> None:
         """Wait until that many events have gone into state; RuntimeError when they do not in time."""
         deadline_s, applied = time.monotonic() + timeout_s, 0.0
-        address = re.search(r'"address": ?"([^"]+)"', self.log.read_text())
-        while address is not None and time.monotonic() < deadline_s:
-            with urllib.request.urlopen(f"{address[1]}/metrics", timeout=5) as answer:
-                counts = re.findall(r"^penstock_events_total\S* (\S+)", answer.read().decode(), re.MULTILINE)
+        while time.monotonic() < deadline_s:
+            counts = re.findall(r"^penstock_events_total\S* (\S+)", self.metrics(), re.MULTILINE)
             applied = sum(map(float, counts))
             if applied >= events:
                 return
             time.sleep(0.2)
         raise RuntimeError(f"{applied:g} of {events} events applied:\n{self.tail()}")
+
+    def metrics(self) -> str:
+        """What /metrics says now."""
+        address = re.search(r'"address": ?"([^"]+)"', self.log.read_text())
+        assert address is not None, "wait until it is ready"
+        with urllib.request.urlopen(f"{address[1]}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def tail(self, lines: int = 15) -> str:
         """The end of the log."""
