@@ -105,6 +105,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     )
     profiles = tuple(Profile(profile, store, may_guess=may_guess) for profile in plan.profiles)
     decode_plan = DecodePlan(
+        key=pipeline.source.key,
         event_time=pipeline.source.event_time,
         time_unit_us=time_unit_us(schema.arrow.field(pipeline.source.event_time).type),
         max_future_us=pipeline.source.max_future_us,
