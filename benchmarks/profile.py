@@ -55,7 +55,16 @@ def main() -> int:
 def _record(worker: RunningWorker, path: Path) -> subprocess.Popen[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     recorder = Path(sys.executable).with_name("py-spy")
-    command = [recorder, "record", "--pid", str(worker.process.pid), "--output", path, "--duration", "15"]
+    command = [
+        str(recorder),
+        "record",
+        "--pid",
+        str(worker.process.pid),
+        "--output",
+        str(path),
+        "--duration",
+        "15",
+    ]
     return subprocess.Popen([*command, "--native"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from feature_cache.lanes import Lanes
 from feature_cache.lookup import read_lookup
+from feature_cache.mirror import Mirror
 from feature_cache.packing import pack, unpack
 from feature_cache.redis_store import RedisStore
 from feature_cache.rows import HotRows
@@ -266,9 +267,9 @@ def _warm(
     enrich(empty, plan, Lanes(rows, MemoryStore(), "warm", "warm"), (), meter)
     _warm_packing(rows)
     for lookup in plan.lookups:
-        scratch, one = HotRows(lookup.layout, 1), np.zeros(1, np.int64)
-        _warm_packing(scratch)
-        read_lookup(MemoryStore(), ("", ""), scratch, lookup.group, [b""], one.astype(np.int32), one, one)
+        mirror, one = Mirror(MemoryStore(), ("", ""), lookup.layout), np.zeros(1, np.int64)
+        _warm_packing(mirror.rows)
+        read_lookup(mirror, lookup.group, [b""], one.astype(np.int32), one, one)
     if decision is not None:
         none = np.zeros(0, np.int64)
         no = np.zeros(0, np.bool_)

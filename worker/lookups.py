@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from feature_cache.layout import NEVER_US
 from feature_cache.lookup import LookedUp, read_lookup
-from feature_cache.rows import HotRows
+from feature_cache.mirror import Mirror
 from feature_cache.store import Store, StoreUnavailableError
 from worker.batch import Events
 from worker.plan import LookupPlan
 
 _POLL_S = 0.005  # how often a lane that lags is asked again
 _KNOWN_LANES = 1_000_000  # entities whose lane is remembered
-_ROOM = 1024  # entities of a batch, to begin with
 _UNKNOWN_AGE_MS = 2**53  # the owner has stored nothing yet
 
 
@@ -47,13 +46,12 @@ class Lookup:
         may_guess: bool = False,  # a store that is away is an owner that has stored nothing
     ) -> None:
         self._plan = plan
-        self._store = store
         self._lane_count = lane_count  # partitions of the owner's topic
         self._partition_of = murmur2 if plan.owner.source.partitioner == "murmur2" else consistent
         self._lane_of: dict[bytes, int] = {}
         self._clock_s = clock_s
         self._may_guess = may_guess
-        self._scratch = HotRows(plan.layout, _ROOM)
+        self._mirror = Mirror(store, (plan.owner.kafka.group, plan.owner.source.topic), plan.layout)
         self.columns = slice(plan.column, plan.column + len(plan.group.columns))
 
     def read(self, events: Events, may_wait: Callable[[], None] = lambda: None) -> Looked:
@@ -103,28 +101,13 @@ class Lookup:
         plan, lanes = self._plan, self._lanes(keys)
         deadline_s = self._clock_s() + plan.feature.wait_at_most_ms / 1000
         while True:
-            found = read_lookup(
-                self._store,
-                (plan.owner.kafka.group, plan.owner.source.topic),
-                self._room(len(keys)),
-                plan.group,
-                keys,
-                lanes,
-                key_index,
-                event_us,
-            )
+            found = read_lookup(self._mirror, plan.group, keys, lanes, key_index, event_us)
             if plan.feature.when_behind == "use" or bool((found.complete_us >= event_us).all()):
                 return found
             if self._clock_s() >= deadline_s:
                 return found
             may_wait()
             time.sleep(_POLL_S)
-
-    def _room(self, rows: int) -> HotRows:
-        """Rows to unpack into, kept between batches: mapping fresh memory costs more than the lookup."""
-        if self._scratch.capacity < rows:
-            self._scratch = HotRows(self._plan.layout, 2 * rows)
-        return self._scratch
 
     def _lanes(self, keys: list[bytes]) -> NDArray[np.int32]:
         """(k,) the partition that the owner's producers put each entity on."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from feature_cache.lanes import Lanes
 from feature_cache.rows import HotRows
-from feature_cache.store import LaneMeta, MemoryStore
+from feature_cache.store import MemoryStore
 from schemas.schema import parse_schema
 from tests.builders import EVENT_AVSC, METER, Clock, events, pipeline
 from worker.batch import Events
@@ -238,36 +238,23 @@ def test_no_events_ask_nothing(make: Make) -> None:
     assert make()[1].read(asks([], [])).values.shape == (0, 2)
 
 
-class CatchesUp(MemoryStore):
-    """A store in memory whose owner writes once more each time somebody reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.next_steps: list[Callable[[], None]] = []
-        self.reads = 0
-
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
-        if lane.startswith("penstock-owner") and keys == [b"t1"] and self.next_steps:
-            self.next_steps.pop(0)()
-        self.reads += 1
-        return super().read(lane, keys)
-
-
 def test_waiting_ends_when_the_owner_has_caught_up(make: Make) -> None:
-    store = CatchesUp()
-    owner, lookup = make(", when_behind: wait, wait_at_most: 30s", store, Clock(step_s=0.1))
-    store.next_steps = [
+    owner, lookup = make(", when_behind: wait, wait_at_most: 30s", clock=Clock(step_s=0.1))
+    next_steps: list[Callable[[], None]] = [
         lambda: owner.mark(50),
         lambda: owner.see(b"t1", 95, 7.0),
         lambda: owner.mark(100),
         lambda: owner.see(b"t1", 99, 1000.0),
     ]
 
-    found = lookup.read(asks([100], ["t1"]))
+    def wait() -> None:
+        next_steps.pop(0)()
+
+    found = lookup.read(asks([100], ["t1"]), wait)
 
     assert found.values.tolist() == [[1, 7.0]]
     assert found.age_ms.tolist() == [0]
-    assert len(store.next_steps) == 1
+    assert len(next_steps) == 1
 
 
 def test_waiting_ends_when_it_has_been_long_enough_and_says_how_old(make: Make) -> None:
