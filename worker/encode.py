@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ from numpy.typing import NDArray
 
 from feature_cache.order import ORDERS
 from schemas.schema import load_schema
-from schemas.table import to_table
 from worker.batch import Batch
 from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.degradation import STEPS, WHOLE
@@ -19,8 +20,6 @@ from worker.privacy import Privacy, hide
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
-_STEPS = pa.array(STEPS)
-_ORDERS = pa.array(ORDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +69,19 @@ def score_columns(
     }
 
 
+def _rows(columns: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """Columns, and values that stand for all rows, as one dict a row."""
+    values = [
+        value
+        if isinstance(value, list)
+        else value.tolist()
+        if hasattr(value, "tolist")
+        else repeat(value, count)
+        for value in columns.values()
+    ]
+    return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
+
+
 def alert_rows(
     batch: Batch,
     scores: NDArray[np.float32],
@@ -83,12 +95,11 @@ def alert_rows(
     if not len(alerting):
         return []
     columns = score_columns(batch, scores, alerting, stamp, now_us)
-    columns["degradation"] = _STEPS.take(pa.array(columns["degradation"]))
-    columns["time_order"] = _ORDERS.take(pa.array(columns["time_order"]))
-    table = to_table(SCORE, columns, rows=len(alerting))
+    columns["degradation"] = [STEPS[step] for step in columns["degradation"].tolist()]
+    columns["time_order"] = [ORDERS[order] for order in columns["time_order"].tolist()]
     names = stamp.feature_names
     alerts = []
-    for row, fields in zip(alerting.tolist(), table.to_pylist(), strict=True):
+    for row, fields in zip(alerting.tolist(), _rows(columns, len(alerting)), strict=True):
         values = batch.features.scalars[row]
         level = int(decisions.level[row])
         lifecycle = LIFECYCLES[int(decisions.lifecycle[row])]
