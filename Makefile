@@ -22,8 +22,11 @@ PYTEST ?=
 # More would only start more Kafkas. `JOBS=0` runs them one after another, with their output.
 JOBS ?= 2
 PACKAGES := worker feature_cache schemas loadgen tests
+# Further arguments for the side-by-side run: python -m benchmarks.bench --help
+BENCH ?=
+PROFILE ?=
 
-.PHONY: help env services demo test chaos proof fuzz lint format clean
+.PHONY: help env services demo test chaos proof fuzz bench profile lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -76,6 +79,12 @@ fuzz: $(STAMP) ## damage inputs at random for MINUTES=10 wherever bytes come in
 
 proof: $(STAMP) services ## plant four bugs that the chaos suite must find
 	@$(PYTHON) -m tests.chaos.proof
+
+bench: $(STAMP) services ## run Penstock and its peers side by side (an hour); BENCH="--only passthrough,penstock"
+	@$(PYTHON) -m benchmarks.bench $(BENCH)
+
+profile: $(STAMP) services ## where a worker of the fraud pipeline spends its time, by stage and as a flame graph
+	@$(PYTHON) -m benchmarks.profile $(PROFILE)
 
 lint: $(STAMP) ## check formatting, rules and types
 	@$(PYTHON) -m ruff format --check $(PACKAGES)

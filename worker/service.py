@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from worker.run import Worker
 
 _LEAVE_WITHIN_S = 10.0
 _SWITCH_S = 0.0005
+_COLLECT_AFTER = 100_000  # new objects; Python says 700
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (ConfigError, Exit.CONFIG),
     (SchemaError, Exit.CONFIG),
@@ -72,6 +74,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
     open_store = store_opener()
     workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines]
     codes: list[Exit] = []
+    _calm_the_collector()
 
     def run(worker: Worker) -> None:
         try:
@@ -142,6 +145,16 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
         log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
         os._exit(Exit.BUG)
     return max(codes, default=Exit.OK)
+
+
+def _calm_the_collector() -> None:
+    """Let the cyclic garbage collector leave alone what lives as long as we do, and look at the rest rarely.
+
+    A batch makes thousands of short-lived objects, none of them in a cycle; looking for some took 7 % of the CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 50, 100)
 
 
 def pause(workers: Sequence[Worker], is_paused: bool, query: Mapping[str, str]) -> str:
