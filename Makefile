@@ -87,8 +87,8 @@ profile: $(STAMP) services ## where a worker of the fraud pipeline spends its ti
 	@$(PYTHON) -m benchmarks.profile $(PROFILE)
 
 lint: $(STAMP) ## check formatting, rules and types
-	@$(PYTHON) -m ruff format --check $(PACKAGES)
-	$(PYTHON) -m ruff check $(PACKAGES)
+	@$(PYTHON) -m ruff format --check $(PACKAGES) benchmarks
+	$(PYTHON) -m ruff check $(PACKAGES) benchmarks
 	$(PYTHON) -m mypy --strict $(PACKAGES)
 
 format: $(STAMP) ## format the code and apply the safe fixes

@@ -150,7 +150,7 @@ def running(
 
 def _stop_quietly(worker: RunningWorker) -> None:
     if worker.process.poll() is None:
-        worker.stop()
+        worker.stop(timeout_s=60.0)  # how soon it leaves is not asked here, and the machine may be busy
 
 
 def _is_ready(address: str) -> bool:

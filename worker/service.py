@@ -74,7 +74,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
     open_store = store_opener()
     workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines]
     codes: list[Exit] = []
-    _calm_the_collector()
+    calm_the_collector()
 
     def run(worker: Worker) -> None:
         try:
@@ -147,10 +147,11 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
     return max(codes, default=Exit.OK)
 
 
-def _calm_the_collector() -> None:
+def calm_the_collector() -> None:
     """Let the cyclic garbage collector leave alone what lives as long as we do, and look at the rest rarely.
 
-    A batch makes thousands of short-lived objects, none of them in a cycle; looking for some took 7 % of the CPU.
+    A batch makes thousands of short-lived objects, none of them in a cycle; the search for cycles took 7 % of
+    the CPU.
     """
     gc.collect()
     gc.freeze()

@@ -10,12 +10,12 @@ from worker.assemble import assemble, store_opener
 from worker.config import load_pipeline
 from worker.logs import configure_logs
 from worker.run import Worker
-from worker.service import _calm_the_collector
+from worker.service import calm_the_collector
 
 configure_logs(set(), set(), is_terminal=False)
 pipeline = load_pipeline(Path(c.setting("PIPELINE")))
 worker = Worker(assemble(pipeline, store_opener()))
-_calm_the_collector()
+calm_the_collector()
 line, stop = worker.line, threading.Event()
 meter = c.Meter("penstock", c.client_version("penstock"), on_done=stop.set)
 meter.extra["pipeline"] = pipeline.name
