@@ -296,7 +296,10 @@ class Sink:
         if said.code() in FENCED:
             self._note_fenced(said)
         self._log.warning("waiting for Kafka to let a producer begin", error=said.str())
-        self._remake(_AGAIN_S)
+        if said.code() == KafkaError._TIMED_OUT:  # this client goes on asking, and would fence another one
+            self._remaking = in_background(partial(_start, self._producer, _AGAIN_S), "init")
+        else:
+            self._remake(_AGAIN_S)
         return False
 
     def _give_up(self, error: KafkaException, topic: str = "") -> NotCommittedError:

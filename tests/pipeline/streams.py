@@ -119,6 +119,7 @@ class Reader:
         self._kinds = {f"{prefix}{pipeline}.{kind}": kind for kind in ("scores", "alerts", "dead-letters")}
         self._codecs = {kind: Codec(load_schema(kind[:-1]), "single_object") for kind in ("scores", "alerts")}
         self.outcomes = Outcomes()
+        self._next_offset: dict[tuple[str, int], int] = {}
         topics = self._consumer.list_topics(timeout=10).topics
         self._consumer.assign(
             [TopicPartition(topic, p, 0) for topic in self._kinds for p in topics[topic].partitions]
@@ -126,7 +127,7 @@ class Reader:
 
     def read(self, wait_s: float = 0.2) -> int:
         """Take what is there; returns how many records."""
-        messages = [m for m in self._consumer.consume(5000, wait_s) if m.error() is None]
+        messages = [m for m in self._consumer.consume(5000, wait_s) if self._is_new(m)]
         for kind in ("scores", "alerts", "dead-letters"):
             here = [m for m in messages if self._kinds[m.topic()] == kind]
             if kind == "dead-letters":
@@ -134,6 +135,16 @@ class Reader:
             elif here:
                 self._note(kind, self._codecs[kind].decode([m.value() for m in here]).table.to_pylist())
         return len(messages)
+
+    def _is_new(self, message: Any) -> bool:
+        """Whether it is a record not seen before: a client may give some again when its broker comes back."""
+        if message.error() is not None:
+            return False
+        place = message.topic(), message.partition()
+        is_new = message.offset() >= self._next_offset.get(place, 0)
+        if is_new:
+            self._next_offset[place] = message.offset() + 1
+        return bool(is_new)
 
     def read_until(self, enough: Callable[[Outcomes], bool], timeout_s: float = 90.0) -> Outcomes:
         """Read until the outcomes are enough; fails when they are not in time."""

@@ -18,7 +18,7 @@ from worker.exits import Exit, StopWorker
 from worker.source import Source, consumer_config
 
 EVENTS = 6_000
-WITHIN_S = 90.0
+WITHIN_S = 180.0
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 
