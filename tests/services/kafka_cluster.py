@@ -126,6 +126,7 @@ def _services(
         directory = new_directory(f"kafka-{i + 1}")
         properties = {
             **SETTINGS,
+            "broker.session.timeout.ms": "3000",  # leaders move soon
             "node.id": str(i + 1),
             "listeners": ",".join(f"{name}://127.0.0.1:{at}" for name, (at, _) in listeners.items()),
             "advertised.listeners": ",".join(
