@@ -40,6 +40,7 @@ def assert_held(result: Result) -> None:
     assert result.verdict.dead_letters > 0, "and dead letters"
 
 
+@pytest.mark.alone
 @pytest.mark.kafka
 @pytest.mark.redis
 def test_no_fault_loses_doubles_or_changes_an_outcome(running: Services) -> None:
@@ -52,6 +53,7 @@ def test_no_fault_loses_doubles_or_changes_an_outcome(running: Services) -> None
     assert set(KINDS) - injected == set(), f"not injected: {result.not_injected}"
 
 
+@pytest.mark.alone
 @pytest.mark.kafka
 @pytest.mark.redis
 def test_at_least_once_loses_and_changes_nothing_and_repeats_are_the_same(running: Services) -> None:

@@ -43,8 +43,8 @@ SETTINGS = {
     "group.consumer.session.timeout.ms": "6000",
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.consumer.heartbeat.interval.ms": "500",
-    # A machine that stands still for longer than this has no broker afterwards. After a crash the broker is let in
-    # again only when its old session has ended.
+    # A machine that stands still for longer than this has no broker afterwards. After a crash the
+    # broker is let in again only when its old session has ended.
     "broker.heartbeat.interval.ms": "500",
     "broker.session.timeout.ms": "9000",
     # A transaction past its timeout is aborted within this (default 10 s).
