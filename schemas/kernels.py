@@ -169,6 +169,18 @@ def gather(data: Any, starts: Any, offsets: Any, out: Any) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def compare(data: Any, starts: Any, ends: Any, other: Any, from_: Any, to: Any, same: Any) -> None:
+    """Which of (n,) byte strings are there and the same in both; same is (n,) bool, filled."""
+    for i in range(starts.shape[0]):
+        size = ends[i] - starts[i]
+        same[i] = size >= 0 and size == to[i] - from_[i]
+        for j in range(size if same[i] else 0):
+            if data[starts[i] + j] != other[from_[i] + j]:
+                same[i] = False
+                break
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _put_varint(out: Any, at: int, number: int) -> int:
     raw = (np.uint64(number) << _ONE) ^ np.uint64(number >> 63)
     while raw >= np.uint64(0x80):

@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from schemas.schema import Schema, parse_schema
 from schemas.table import to_table
-from worker.batch import Batch, Events, Features, Records, records_of
+from worker.batch import Batch, Events, Features
 from worker.config import Pipeline, load_pipeline
 from worker.metrics import Meter
+from worker.records import Records, records_of
 
 NOW_US = 1_600_000_000_000_000  # the wall clock of tests: 2020-09-13
 NOW_MS = NOW_US // 1000
@@ -82,7 +83,7 @@ class Message:
 
 def records(messages: Sequence[Message]) -> Records:
     """What one poll of these messages would bring."""
-    return records_of(list(messages))
+    return records_of("in", list(messages))
 
 
 def events(
@@ -119,15 +120,13 @@ def events(
     )
     return Events(
         table=table,
-        keys=list(keys),
-        partition=np.array(partition, np.int32),
-        offset=np.array(offset, np.int64),
+        records=records(
+            [
+                Message(record_value=b"v", record_key=k, record_partition=p, record_offset=o)
+                for k, p, o in zip(keys, partition, offset, strict=True)
+            ]
+        ),
         event_us=np.array(time_us, np.int64),
-        produced_ms=np.full(n, NOW_MS, np.int64),
-        messages=[
-            Message(record_value=b"v", record_key=k, record_partition=p, record_offset=o)
-            for k, p, o in zip(keys, partition, offset, strict=True)
-        ],
         next_offsets=next_offsets,
         complete_us=complete_us or {},
     )

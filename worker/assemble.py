@@ -41,6 +41,7 @@ from worker.privacy import Privacy, privacy_of
 from worker.profiles import Profile
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
+from worker.records import records_of
 from worker.rights import check_rights
 from worker.rules import scoring_rule
 from worker.scoring import Scorer
@@ -254,12 +255,8 @@ def _warm(
     codec.decode([])
     empty = Events(
         table=pa.RecordBatch.from_pylist([], schema=schema.arrow),
-        keys=[],
-        partition=np.zeros(0, np.int32),
-        offset=np.zeros(0, np.int64),
+        records=records_of("", []),
         event_us=np.zeros(0, np.int64),
-        produced_ms=np.zeros(0, np.int64),
-        messages=[],
         next_offsets={},
         complete_us={},
     )

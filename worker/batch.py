@@ -1,4 +1,4 @@
-"""The columns that travel the line: polled records, decoded events, their features."""
+"""The columns that travel the line: decoded events, and their features."""
 
 from __future__ import annotations
 
@@ -9,49 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.spans import Spans, spans_of
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Records:
-    """What one poll brought, as the bus gave it."""
-
-    values: Spans
-    keys: list[bytes | None]
-    partition: NDArray[np.int32]  # (n,)
-    offset: NDArray[np.int64]  # (n,)
-    produced_ms: NDArray[np.int64]  # (n,) the producer's clock; -1 where it gave none
-    messages: list[Any]  # the client's messages, for the headers of those few that are rejected
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all values."""
-        return int(np.maximum(self.values.sizes, 0).sum())
-
-
-def records_of(messages: list[Any]) -> Records:
-    """The client's messages, none of them an error, as columns."""
-    n = len(messages)
-    return Records(
-        values=spans_of([m.value() for m in messages]),
-        keys=[m.key() for m in messages],
-        partition=np.fromiter([m.partition() for m in messages], np.int32, n),
-        offset=np.fromiter([m.offset() for m in messages], np.int64, n),
-        produced_ms=np.fromiter([m.timestamp()[1] for m in messages], np.int64, n),
-        messages=messages,
-    )
+from worker.records import Record, Records, joined_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """One record that becomes a dead letter."""
 
-    message: Any
-    partition: int
-    offset: int
+    record: Record
     stage: str  # decode | validate | state | score
     reason: str  # a snake_case code, one of docs/dead-letters.md
     detail: str  # what was found, what was expected
@@ -62,17 +27,13 @@ class Events:
     """Decoded events in offset order by partition, and the next offset of everything polled with them."""
 
     table: pa.RecordBatch  # (n rows) columns of the reader's schema
-    keys: list[bytes]  # (n,) the entity of each event
-    partition: NDArray[np.int32]  # (n,)
-    offset: NDArray[np.int64]  # (n,)
+    records: Records  # (n,) that they were decoded from; the key of each is its entity
     event_us: NDArray[np.int64]  # (n,) event time
-    produced_ms: NDArray[np.int64]  # (n,)
-    messages: list[Any]  # (n,)
     next_offsets: dict[int, int]  # partition to the offset to read next; rejected records count too
     complete_us: dict[int, int]  # partition to the event time that a time marker declared complete
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.records)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -121,12 +82,8 @@ def join(parts: list[Batch]) -> Batch:
     return Batch(
         events=Events(
             table=pa.concat_batches([e.table for e in events]),
-            keys=[key for e in events for key in e.keys],
-            partition=flat([e.partition for e in events]),
-            offset=flat([e.offset for e in events]),
+            records=joined_records([e.records for e in events]),
             event_us=flat([e.event_us for e in events]),
-            produced_ms=flat([e.produced_ms for e in events]),
-            messages=[message for e in events for message in e.messages],
             next_offsets=next_offsets,
             complete_us=complete_us,
         ),
@@ -155,12 +112,8 @@ def take(batch: Batch, rows: NDArray[np.int64]) -> Batch:
     return Batch(
         events=Events(
             table=events.table.take(pa.array(rows)),
-            keys=[events.keys[row] for row in rows.tolist()],
-            partition=events.partition[rows],
-            offset=events.offset[rows],
+            records=events.records.take(rows),
             event_us=events.event_us[rows],
-            produced_ms=events.produced_ms[rows],
-            messages=[events.messages[row] for row in rows.tolist()],
             next_offsets=events.next_offsets,
             complete_us=events.complete_us,
         ),

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from worker.batch import Rejected
 from worker.decode import TIME_MARKER
 from worker.privacy import Privacy, key_headers
+from worker.records import Headers, Record
 
 _OURS = "penstock."  # every header that we add starts so
 
 
-def headers(reject: Rejected, pipeline: str, privacy: Privacy | None) -> list[tuple[str, bytes]]:
+def headers(reject: Rejected, pipeline: str, privacy: Privacy | None) -> Headers:
     """The record's own headers, and ours after them."""
-    message = reject.message
-    theirs = [header for header in message.headers() or () if is_theirs(header[0])]
+    record = reject.record
+    theirs = [header for header in record.headers if is_theirs(header[0])]
     said = {
         "reason": reject.reason,
         "detail": reject.detail,
         "stage": reject.stage,
         "pipeline": pipeline,
-        "source.topic": message.topic(),
-        "source.partition": reject.partition,
-        "source.offset": reject.offset,
-        "source.timestamp_ms": message.timestamp()[1],
-        "attempt": _attempts(message) + 1,
-        **key_headers(message.key(), privacy),
+        "source.topic": record.topic,
+        "source.partition": record.partition,
+        "source.offset": record.offset,
+        "source.timestamp_ms": record.timestamp_ms,
+        "attempt": _attempts(record) + 1,
+        **key_headers(record.key, privacy),
     }
     return [*theirs, *((f"{_OURS}{name}", str(value).encode()) for name, value in said.items())]
 
@@ -35,7 +34,7 @@ def is_theirs(name: str) -> bool:
     return name == TIME_MARKER or not name.startswith(_OURS)
 
 
-def _attempts(message: Any) -> int:
+def _attempts(record: Record) -> int:
     """How often this record was a dead letter before, if it was sent in again."""
-    said = dict(message.headers() or ()).get(f"{_OURS}attempt", b"0")
+    said = dict(record.headers).get(f"{_OURS}attempt", b"0")
     return int(said) if said and said.isdigit() and len(said) < 10 else 0

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from worker.batch import Events, Records, Rejected
+from schemas.spans import Spans, equal, text_spans
+from worker.batch import Events, Rejected
+from worker.records import Records
 
 TIME_MARKER = "penstock.time-marker"  # header of a record without value; see docs/time.md
 _MARKER_DIGITS = 15  # milliseconds for another 30,000 years
@@ -71,23 +73,18 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
         if reject.row not in markers
     ]
     table, rows = decoded.table, decoded.rows
-    keys = records.keys if len(rows) == len(records) else [records.keys[row] for row in rows.tolist()]
+    kept = records if len(rows) == len(records) else records.take(rows)
     event_latest_us = np.full(len(rows), _LATEST_US) if plan.takes_future else latest_us[rows]
-    event_us, verdict = _validate(table, keys, plan, event_latest_us)
+    event_us, verdict = _validate(table, kept.keys, plan, event_latest_us)
     if verdict.why:
         for row, (reason, detail) in sorted(verdict.why.items()):
             rejected.append(_rejected(records, int(rows[row]), "validate", reason, detail))
-        kept = np.flatnonzero(verdict.keep)
-        table, rows, event_us = table.take(pa.array(kept)), rows[kept], event_us[kept]
-        keys = [keys[row] for row in kept.tolist()]
+        good = np.flatnonzero(verdict.keep)
+        table, kept, event_us = table.take(pa.array(good)), kept.take(good), event_us[good]
     return Events(
         table=table,
-        keys=keys,  # type: ignore[arg-type]  # rows without a key are gone
-        partition=records.partition[rows],
-        offset=records.offset[rows],
+        records=kept,
         event_us=event_us,
-        produced_ms=records.produced_ms[rows],
-        messages=[records.messages[row] for row in rows.tolist()],
         next_offsets=_next_offsets(records),
         complete_us=complete_us,
     ), rejected
@@ -102,9 +99,7 @@ def _next_offsets(records: Records) -> dict[int, int]:
 
 def _rejected(records: Records, row: int, stage: str, reason: str, detail: str) -> Rejected:
     return Rejected(
-        message=records.messages[row],
-        partition=int(records.partition[row]),
-        offset=int(records.offset[row]),
+        record=records[row],
         stage=stage,
         reason=reason,
         detail=detail,
@@ -119,8 +114,7 @@ def _time_markers(
     rows: set[int] = set()
     rejected: list[Rejected] = []
     for row in np.flatnonzero(records.values.sizes < 0).tolist():
-        said = records.messages[row].headers() or ()
-        text = next((text for name, text in said if name == TIME_MARKER), None)
+        text = next((text for name, text in records[row].headers if name == TIME_MARKER), None)
         if text is None or not text.isdigit():
             continue  # a record without a value, whatever its headers say
         rows.add(row)
@@ -152,7 +146,7 @@ def future_from_us(produced_ms: NDArray[np.int64], max_future_us: int) -> NDArra
 
 
 def _validate(
-    table: pa.RecordBatch, keys: list[bytes | None], plan: DecodePlan, latest_us: NDArray[np.int64]
+    table: pa.RecordBatch, keys: Spans, plan: DecodePlan, latest_us: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], _Verdict]:
     """(n,) event time in microseconds, and which rows may be scored."""
     verdict = _Verdict(keep=np.ones(table.num_rows, np.bool_))
@@ -178,24 +172,14 @@ def _validate(
     return np.where(verdict.keep, ticks, 0) * plan.time_unit_us, verdict
 
 
-def _check_keys(column: pa.Array, keys: list[bytes | None], name: str, verdict: _Verdict) -> None:
-    """The record key names the entity, and the event must say the same; one comparison when all is well."""
-    text = column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
-    if not text.null_count and None not in keys:
-        ends = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
-        if len(keys) == 0:
-            return
-        data = text.buffers()[2]
-        field_bytes = b"" if data is None else bytes(memoryview(data)[ends[0] : ends[-1]])
-        lengths = np.fromiter(map(len, keys), np.int32, len(keys))  # type: ignore[arg-type]
-        if np.array_equal(lengths, np.diff(ends)) and b"".join(keys) == field_bytes:  # type: ignore[arg-type]
-            verdict.reject(lengths == 0, "missing_key", f"the record key and {name} are empty")
-            return
-    expected = [value.encode() if value is not None else None for value in text.to_pylist()]
-    missing = np.array([not key for key in keys], np.bool_)
+def _check_keys(column: pa.Array, keys: Spans, name: str, verdict: _Verdict) -> None:
+    """The record key names the entity, and the event must say the same."""
+    missing = keys.sizes <= 0
     verdict.reject(missing, "missing_key", f"the record has no key, expected the value of {name}")
-    differs = np.array([a != b for a, b in zip(keys, expected, strict=True)], np.bool_)
-    verdict.reject(differs, "key_mismatch", f"the record key is not the value of {name}")
+    text = column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
+    verdict.reject(
+        ~equal(keys, text_spans(text)), "key_mismatch", f"the record key is not the value of {name}"
+    )
 
 
 def _nulls(column: pa.Array) -> NDArray[np.bool_]:

@@ -75,7 +75,7 @@ def enrich(
         incomplete |= found.incomplete
         degradation[found.is_stale] = STALE_LOOKUP
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
-    slots, loaded, new = lanes.load(events.keys, events.partition)
+    slots, loaded, new = lanes.load(events.records.keys.to_list(), events.records.partition)
     degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
     meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     for column, field in plan.fields:
@@ -117,8 +117,8 @@ def _order(events: Events, plan: FeaturePlan, lanes: Lanes, slots: NDArray[np.in
     found = _Order(np.zeros(n, np.uint8), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
     is_ahead = np.zeros(n, np.bool_)
     if times.max_future_us is not None:
-        latest_us = future_from_us(events.produced_ms, times.max_future_us)
-        is_ahead = (events.produced_ms >= 0) & (events.event_us > latest_us)
+        latest_us = future_from_us(events.records.produced_ms, times.max_future_us)
+        is_ahead = (events.records.produced_ms >= 0) & (events.event_us > latest_us)
     apply_order(
         slots,
         events.event_us,
@@ -201,8 +201,8 @@ def _remember(
 def _lane_forgotten(events: Events, lanes: Lanes) -> NDArray[np.int64]:
     """(n,) the event time before which the event's lane knows nothing at all."""
     forgotten_us = np.full(len(events), NEVER_US, np.int64)
-    for partition in np.unique(events.partition).tolist():
-        lane, here = lanes[partition], events.partition == partition
+    for partition in np.unique(events.records.partition).tolist():
+        lane, here = lanes[partition], events.records.partition == partition
         # A lane that starts blind learns with its first event since when it knows anything.
         forgotten_us[here] = events.event_us[here][0] if lane.starts_blind else lane.forgotten_us
     return forgotten_us
@@ -212,7 +212,7 @@ def _advance(events: Events, lanes: Lanes) -> NDArray[np.bool_]:
     """Move the lanes' watermarks; (n,) which events already have their outcome."""
     is_muted = np.zeros(len(events), np.bool_)
     for partition, next_offset in events.next_offsets.items():
-        here = events.partition == partition
+        here = events.records.partition == partition
         complete_us = events.complete_us.get(partition, NEVER_US)
         first_us = NEVER_US
         if here.any():
@@ -220,6 +220,6 @@ def _advance(events: Events, lanes: Lanes) -> NDArray[np.bool_]:
             first_us = int(times_us[0])
             # Another event of the newest time may follow: only what is before it is complete.
             complete_us = max(complete_us, int(times_us.max()) - 1)
-            is_muted[here] = events.offset[here] < lanes[partition].mute_until
+            is_muted[here] = events.records.offset[here] < lanes[partition].mute_until
         lanes.advance(partition, next_offset, complete_us, first_us)
     return is_muted

@@ -22,7 +22,7 @@ class Lag:
     def note(self, events: Events) -> None:
         """These events were polled."""
         for partition in events.next_offsets:
-            times = events.produced_ms[events.partition == partition]
+            times = events.records.produced_ms[events.records.partition == partition]
             if len(times):
                 self._newest_ms[partition] = int(times[-1])
 

@@ -10,6 +10,7 @@ from feature_cache.lanes import Lanes
 from feature_cache.rows import HotRows
 from feature_cache.store import Store
 from schemas.schema import load_schema
+from schemas.spans import spans_of, text_spans
 from worker.batch import Events, Features
 from worker.config import Pipeline
 from worker.decode import time_unit_us
@@ -18,6 +19,7 @@ from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan, feature_plan
 from worker.profiles import Profile
+from worker.records import Records
 
 _ONE_LANE = 0
 
@@ -51,17 +53,21 @@ class Offline:
     def apply(self, table: pa.RecordBatch) -> Features:
         """Features of each row as of its event time; rows in the order they would stand in the topic."""
         n = table.num_rows
-        keys = table.column(self._source.key).cast(pa.string()).to_pylist()
+        nothing = spans_of([None] * n)
         first, self._next_offset = self._next_offset, self._next_offset + n
         ticks = table.column(self._source.event_time).cast(pa.int64()).to_numpy(zero_copy_only=False)
         events = Events(
             table=table,
-            keys=[key.encode() for key in keys],
-            partition=np.full(n, _ONE_LANE, np.int32),
-            offset=np.arange(first, self._next_offset),
+            records=Records(
+                topic=self._source.topic,
+                values=nothing,
+                keys=text_spans(table.column(self._source.key).cast(pa.string())),
+                headers=nothing,
+                partition=np.full(n, _ONE_LANE, np.int32),
+                offset=np.arange(first, self._next_offset),
+                produced_ms=np.full(n, -1, np.int64),
+            ),
             event_us=ticks * self._time_unit_us,
-            produced_ms=np.full(n, -1, np.int64),
-            messages=[None] * n,
             next_offsets={_ONE_LANE: self._next_offset},
             complete_us={},
         )

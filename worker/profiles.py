@@ -34,7 +34,7 @@ class Profile:
             StoreRefusedError: see `read_profiles`.
         """
         n, plan = len(events), self._plan
-        keys = events.keys
+        keys = events.records.keys.to_list()
         if plan.key is not None:
             keys = events.table.column(plan.key).cast(pa.string()).cast(pa.binary()).to_pylist()
         is_away = False

@@ -12,9 +12,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from worker.batch import records_of
 from worker.decode import DecodePlan, decode
 from worker.rebuild import Reach, Sample, place
+from worker.records import records_of
 
 _SAMPLE = 64  # records that one look brings at least, where there are so many
 _LOOK_AT_MOST = 10_000  # records without one event among them; then there is none as far as we are concerned
@@ -83,9 +83,11 @@ class KafkaLog:
         while seen < _LOOK_AT_MOST:
             messages, is_end = self._read(end)
             seen += len(messages)
-            events, _ = decode(records_of(messages), self._codec, self._plan, time.time_ns() // 1000)
+            events, _ = decode(
+                records_of(self._topic, messages), self._codec, self._plan, time.time_ns() // 1000
+            )
             if len(events):
-                return _sample(events.event_us, events.produced_ms)
+                return _sample(events.event_us, events.records.produced_ms)
             if is_end:
                 return None
             if time.monotonic() > give_up_s:

@@ -37,9 +37,7 @@ def set_refused_apart(batch: Batch) -> tuple[Batch, list[Rejected]]:
         order = ORDERS[features.time_order[row]]
         rejected.append(
             Rejected(
-                message=events.messages[row],
-                partition=int(events.partition[row]),
-                offset=int(events.offset[row]),
+                record=events.records[row],
                 stage="state",
                 reason=_WHY[order].reason,
                 detail=f"{_WHY[order].detail}; see source.time.{order.lower()}",

@@ -241,16 +241,16 @@ class Worker:
         if not len(rows):
             return
         assert line.score_codec is not None
-        keys = batch.events.keys if len(rows) == len(batch) else [batch.events.keys[r] for r in rows.tolist()]
+        records = batch.events.records if len(rows) == len(batch) else batch.events.records.take(rows)
         wall_us = self._wall_us()
         with self._timed("encode"):
             columns = score_columns(batch, scores, rows, line.stamp, wall_us)
             encoded = line.score_codec.encode_columns(columns, len(rows)).to_list()
         with self._timed("send"):
-            line.sink.send(line.scores_topic, encoded, keys)
+            line.sink.send(line.scores_topic, encoded, records.keys.to_list())
             if decisions is not None:
                 self._publish_alerts(batch, scores, decisions, rows, wall_us)
-        produced_ms = batch.events.produced_ms[rows]
+        produced_ms = records.produced_ms
         line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
 
     def _publish_alerts(
@@ -274,7 +274,7 @@ class Worker:
     def _reject(self, rejected: list[Rejected], records: int) -> None:
         """Publish dead letters, unless their outcome is published already, or there are too many."""
         line = self.line
-        fresh = [r for r in rejected if r.offset >= line.lanes[r.partition].mute_until]
+        fresh = [r for r in rejected if r.record.offset >= line.lanes[r.record.partition].mute_until]
         line.breaker.add(self._now_ms(), records, len(fresh))
         line.sink.send_rejects(fresh)
         for reject in fresh:

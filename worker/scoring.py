@@ -220,9 +220,7 @@ def unscored(events: Events, scored: Scored) -> list[Rejected]:
 
 def _rejected(events: Events, row: int, stage: str, reason: str, detail: str) -> Rejected:
     return Rejected(
-        message=events.messages[row],
-        partition=int(events.partition[row]),
-        offset=int(events.offset[row]),
+        record=events.records[row],
         stage=stage,
         reason=reason,
         detail=detail,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -17,6 +17,7 @@ from worker.batch import Rejected
 from worker.dead_letters import headers
 from worker.exits import Exit, StopWorker
 from worker.privacy import Privacy
+from worker.records import Headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
@@ -39,9 +40,9 @@ class _Sent(NamedTuple):
     """Records of one call, kept until they are committed."""
 
     topic: str
-    values: list[bytes]
-    keys: list[bytes]
-    headers: list[list[tuple[str, bytes]]] | None
+    values: Sequence[bytes | None]
+    keys: Sequence[bytes | None]
+    headers: list[Headers] | None
 
 
 class NotCommittedError(Exception):
@@ -176,12 +177,11 @@ class Sink:
         """
         if not rejected:
             return
-        messages = [reject.message for reject in rejected]
         self._send(
             _Sent(
                 self._dead_letters,
-                [message.value() for message in messages],
-                [message.key() for message in messages],
+                [reject.record.value for reject in rejected],
+                [reject.record.key for reject in rejected],
                 [headers(reject, self._pipeline, self._privacy) for reject in rejected],
             )
         )

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.background import in_background
-from worker.batch import Records, records_of
 from worker.exits import Exit, StopWorker
+from worker.native_fetch import fetch_of
+from worker.records import Records
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 
@@ -104,6 +106,7 @@ class Source:
         self.refusals = Refusals()
         self._config = {**config, "error_cb": self.refusals.note}
         self.consumer = Consumer(self._config)
+        self._fetch = fetch_of(self.consumer, topic, now_ms)
         self._on_rebalance: dict[str, Rebalanced] = {}
         self._shut_out_ms: float | None = None  # since when another member has our instance id
         self._log = structlog.get_logger(topic=topic)
@@ -148,6 +151,7 @@ class Source:
                     on_end(ours)
                 self._held -= set(ours)
                 self._begun(ours)
+                self._fetch.leave(ours)
                 self._gone |= set(ours)
                 consumer.incremental_unassign(partitions)
 
@@ -187,8 +191,11 @@ class Source:
             if partition in self._ended:
                 self.consumer.incremental_unassign([place])
                 self.consumer.incremental_assign([place])
-            else:
-                self.consumer.seek(place)
+                self.consumer.pause([place])
+                self._begun([partition])
+                return False
+            self.consumer.seek(place)
+            self._fetch.lead(partition)
             # Last: seeking discards what was fetched, resuming fetches from where was sought.
             self.consumer.resume([place])
         except KafkaException as error:
@@ -225,25 +232,19 @@ class Source:
             StopWorker: reading cannot go on at all.
         """
         self._gone.clear()
-        # consume(n, t) waits all of t unless n records arrive: so first wait for one, then gather.
-        messages = self.consumer.consume(1, wait_ms / 1000)
-        self.first_at_ms = self._now_ms()
-        if messages and room > 1:
-            messages += self.consumer.consume(room - 1, gather_ms / 1000)
+        fetched = self._fetch.poll(room, wait_ms, gather_ms)
+        self.first_at_ms = fetched.first_at_ms
         self._raise_kept()
-        self.is_drained = len(messages) < room
-        good = [m for m in messages if m.error() is None]
-        if len(good) < len(messages):
-            self._judge([m for m in messages if m.error() is not None])
-        if self._held or self._gone:  # a callback of the second call may concern what the first one brought
-            good = [m for m in good if m.partition() not in self._held | self._gone]
-        if not good:
-            return None
-        return records_of(good)
+        self.is_drained = fetched.count < room
+        self._judge(fetched.errors)
+        records, shut = fetched.records, self._held | self._gone
+        if records is not None and shut:  # a callback may concern what came before it
+            open_rows = np.flatnonzero(~np.isin(records.partition, list(shut)))
+            records = records.take(open_rows) if len(open_rows) else None
+        return records
 
-    def _judge(self, bad: list[Any]) -> None:
-        for message in bad:
-            error, partition = message.error(), message.partition()
+    def _judge(self, bad: list[tuple[KafkaError, int]]) -> None:
+        for error, partition in bad:
             if error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._ended.add(partition)
                 if partition not in self._held:
@@ -274,8 +275,10 @@ class Source:
                 f"each its own delivery.worker_id",
             )
         time.sleep(_KNOCK_EVERY_S)
+        self._fetch.close()
         in_background(self.consumer.close, "close")
         self.consumer = Consumer(self._config)
+        self._fetch = fetch_of(self.consumer, self._topic, self._now_ms)
         self.consumer.subscribe([self._topic], **self._on_rebalance)
 
     def _check_topic(self) -> None:
@@ -300,6 +303,7 @@ class Source:
 
     def close(self) -> None:
         """Leave the group; runs on_revoke for what is still assigned."""
+        self._fetch.close()
         self.consumer.close()
         self._raise_kept()
 

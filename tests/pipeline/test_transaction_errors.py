@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka import KafkaError as Kafka
 
-from tests.builders import Message
+from tests.builders import Message, records
 from tests.conftest import MakeTopics
 from tests.services.mock_cluster import Api, MockCluster
 from worker import sink as sink_module
@@ -275,8 +275,8 @@ def test_at_least_once_goes_on_when_the_group_refuses_offsets(
 def dead_letter(size_bytes: int) -> Rejected:
     """A record of this size that cannot be scored."""
     value = random.Random(0).randbytes(size_bytes)  # nothing that lz4 makes smaller
-    message = Message(record_value=value, record_key=b"k", record_partition=0, record_offset=0)
-    return Rejected(message=message, partition=0, offset=0, stage="decode", reason="r", detail="d")
+    record = records([Message(record_value=value, record_key=b"k")])[0]
+    return Rejected(record=record, stage="decode", reason="r", detail="d")
 
 
 @pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
@@ -325,7 +325,7 @@ def test_an_output_too_large_for_its_topic_stops_the_worker_and_names_topic_and_
         return sink.commit([TopicPartition(source, 0, 1)], consumer)
 
     sink = open_sink(kafka_bootstrap, unique_name, mode)
-    largest = dead_letter(1_040_000).message.value()
+    largest = dead_letter(1_040_000).record.value or b""
     with joined(kafka_bootstrap, unique_name, source) as consumer:
         assert publish(largest)
 

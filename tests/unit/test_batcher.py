@@ -118,12 +118,12 @@ def test_joined_parts_keep_their_order_and_the_later_offsets() -> None:
     )
 
     assert len(whole) == 3
-    assert whole.events.keys == [b"a", b"b", b"c"]
-    assert whole.events.offset.tolist() == [10, 11, 15]
-    assert whole.events.partition.tolist() == [0, 0, 2]
+    assert whole.events.records.keys.to_list() == [b"a", b"b", b"c"]
+    assert whole.events.records.offset.tolist() == [10, 11, 15]
+    assert whole.events.records.partition.tolist() == [0, 0, 2]
     assert whole.events.next_offsets == {0: 15, 1: 4, 2: 16}
     assert whole.events.complete_us == {2: 9}
-    assert [m.offset() for m in whole.events.messages] == [10, 11, 15]
+    assert [whole.events.records[row].offset for row in range(3)] == [10, 11, 15]
     assert [r["id"] for r in table_rows(whole.events.table)] == ["e10", "e11", "e15"]
     assert whole.features.scalars[:, 0].tolist() == [5.0, 6.0, 7.0]
 

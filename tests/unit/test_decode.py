@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from schemas.codec import Codec
 from schemas.schema import Schema
-from tests.builders import NOW_US, Headers, Message, event_schema, records, table_rows
+from tests.builders import NOW_MS, NOW_US, Headers, Message, event_schema, records, table_rows
 from worker.batch import Events, Rejected
 from worker.decode import TIME_MARKER, DecodePlan, decode, time_unit_us
+from worker.records import Record
 
 HOUR_US = 3_600_000_000
 GOOD_MS = NOW_US // 1000
@@ -81,8 +82,8 @@ def why(found: Message, codec: Codec = CODEC, chosen: DecodePlan = PLAN) -> tupl
         record_value=good.record_value, record_key=good.record_key, record_offset=2, record_partition=0
     )
     events, rejected = run([good, found, after], codec, chosen)
-    assert events.offset.tolist()[:1] == [0]
-    assert events.offset.tolist()[-1:] == [2]
+    assert events.records.offset.tolist()[:1] == [0]
+    assert events.records.offset.tolist()[-1:] == [2]
     assert len(events) + len(rejected) == 3
     return (rejected[0].stage, rejected[0].reason) if rejected else None
 
@@ -95,10 +96,10 @@ def test_good_records_become_columns_in_their_order() -> None:
     assert rejected == []
     assert [r["id"] for r in table_rows(events.table)] == ["e5", "e6", "e7", "e8"]
     assert events.event_us.tolist() == [(GOOD_MS + i) * 1000 for i in range(5, 9)]
-    assert events.keys == [b"c"] * 4
-    assert events.offset.tolist() == [5, 6, 7, 8]
+    assert events.records.keys.to_list() == [b"c"] * 4
+    assert events.records.offset.tolist() == [5, 6, 7, 8]
     assert events.next_offsets == {0: 9}
-    assert [m.offset() for m in events.messages] == [5, 6, 7, 8]
+    assert [events.records[row].offset for row in range(4)] == [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_whole_number_is_a_key_in_plain_decimal(kind: str) -> None:
     good = [message(codec, i, key=b"%d" % k, card=k) for i, k in enumerate((7, -7, 0, 2**31 - 1))]
     events, rejected = run(good, codec, chosen)
     assert rejected == []
-    assert events.keys == [b"7", b"-7", b"0", b"2147483647"]
+    assert events.records.keys.to_list() == [b"7", b"-7", b"0", b"2147483647"]
 
     bad = [message(codec, i, key=k, card=7) for i, k in enumerate((b"07", b"7.0", b"+7", b"\0\0\0\7", None))]
     events, rejected = run(bad, codec, chosen)
@@ -236,7 +237,7 @@ def test_without_a_bound_no_time_overflows(kind: str) -> None:
 
     events, rejected = run([message(codec, i, time=t) for i, t in enumerate(times)], codec, chosen)
 
-    assert events.offset.tolist() == [0, 1]
+    assert events.records.offset.tolist() == [0, 1]
     assert (events.event_us >= 0).all()
     assert [r.reason for r in rejected] == ["event_time_in_future"] * 2 + ["event_time_too_old"]
 
@@ -275,7 +276,7 @@ def test_next_offsets_are_of_each_partition_and_count_rejected_records() -> None
     )
 
     assert events.next_offsets == {2: 12, 0: 9, 5: 100}
-    assert events.partition.tolist() == [2, 0]
+    assert events.records.partition.tolist() == [2, 0]
 
 
 def test_a_reject_says_where_it_came_from_and_keeps_its_message() -> None:
@@ -283,7 +284,9 @@ def test_a_reject_says_where_it_came_from_and_keeps_its_message() -> None:
 
     _, rejected = run([message(CODEC, 40, partition=3), bad])
 
-    assert [(r.partition, r.offset, r.message) for r in rejected] == [(3, 41, bad)]
+    assert [r.record for r in rejected] == [
+        Record(topic="in", partition=3, offset=41, timestamp_ms=NOW_MS, key=b"k", value=b"junk", headers=[])
+    ]
     assert rejected[0].detail
 
 
@@ -298,9 +301,9 @@ def test_a_record_is_judged_alike_whenever_it_is_read(read_after_ms: int) -> Non
 
     events, rejected = decode(polled, CODEC, PLAN, NOW_US + read_after_ms * 1000)
 
-    assert events.offset.tolist() == [0]
+    assert events.records.offset.tolist() == [0]
     assert events.complete_us == {}
-    assert sorted(r.offset for r in rejected) == [1, 2]
+    assert sorted(r.record.offset for r in rejected) == [1, 2]
 
 
 def test_only_a_record_without_a_timestamp_is_judged_by_the_clock() -> None:
@@ -309,8 +312,8 @@ def test_only_a_record_without_a_timestamp_is_judged_by_the_clock() -> None:
         produced_ms=np.array([-1, -1]),
     )
 
-    assert decode(polled, CODEC, PLAN, NOW_US)[0].offset.tolist() == [0]
-    assert decode(polled, CODEC, PLAN, NOW_US + 1000)[0].offset.tolist() == [0, 1]
+    assert decode(polled, CODEC, PLAN, NOW_US)[0].records.offset.tolist() == [0]
+    assert decode(polled, CODEC, PLAN, NOW_US + 1000)[0].records.offset.tolist() == [0, 1]
 
 
 def test_a_timestamp_beyond_all_times_does_not_overflow() -> None:
@@ -321,7 +324,7 @@ def test_a_timestamp_beyond_all_times_does_not_overflow() -> None:
 
     events, rejected = decode(polled, CODEC, PLAN, NOW_US)
 
-    assert events.offset.tolist() == [0]
+    assert events.records.offset.tolist() == [0]
     assert [r.reason for r in rejected] == ["event_time_in_future"]
 
 
@@ -332,7 +335,7 @@ def test_a_time_marker_is_neither_event_nor_reject() -> None:
     events, rejected = run([message(CODEC, 0), marker(b"1234", 1), message(CODEC, 2)])
 
     assert rejected == []
-    assert events.offset.tolist() == [0, 2]
+    assert events.records.offset.tolist() == [0, 2]
     assert events.complete_us == {0: 1_234_000}
     assert events.next_offsets == {0: 3}
 
@@ -436,7 +439,7 @@ def test_every_record_is_an_event_or_a_reject_or_a_time_marker(drawn: list[Messa
         for m in polled
         if m.record_value is None and (TIME_MARKER, b"77") in (m.record_headers or ())
     }
-    kept, refused = events.offset.tolist(), [r.offset for r in rejected]
+    kept, refused = events.records.offset.tolist(), [r.record.offset for r in rejected]
     assert kept == sorted(kept)
     assert sorted([*kept, *refused, *is_marker]) == [m.record_offset for m in polled]
     assert events.next_offsets == {
@@ -446,9 +449,10 @@ def test_every_record_is_an_event_or_a_reject_or_a_time_marker(drawn: list[Messa
     by_offset = {m.record_offset: m for m in polled}
     for i, offset in enumerate(kept):
         source, columns = by_offset[offset], table_rows(events.table.slice(i, 1))[0]
-        assert events.keys[i] == source.record_key == columns["card"].encode()
-        assert events.messages[i] is source
-        assert int(events.partition[i]) == source.record_partition
+        assert events.records.keys[i] == source.record_key == columns["card"].encode()
+        assert events.records[i].value == source.record_value
+        assert events.records[i].headers == list(source.record_headers or [])
+        assert int(events.records.partition[i]) == source.record_partition
         assert np.isfinite(columns["amount"])
         assert 0 <= events.event_us[i] <= NOW_US + HOUR_US
     assert all(r.reason and r.detail and r.stage in ("decode", "validate") for r in rejected)

@@ -213,7 +213,7 @@ def run(
             schema=SCHEMA,
             columns={"terminal": ["t"] * (end - begin), "speed": np.array(amounts) * 2},
         )
-        made.produced_ms[:] = produced_ms
+        made.records.produced_ms[:] = produced_ms
         parts.append(enrich(made, plan, lanes, (), meter))
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -321,17 +321,17 @@ def test_refused_events_become_dead_letters_beside_those_that_are_scored(tmp_pat
     )
     batch, rejected = set_refused_apart(Batch(events=made, features=run(plan, log)))
 
-    assert batch.events.offset.tolist() == [0, 4]
+    assert batch.events.records.offset.tolist() == [0, 4]
     assert batch.features.scalars[:, 0].tolist() == [1, 2]
     assert batch.features.sequences["s"].shape == (2, 3, 2)
     assert batch.events.next_offsets == {0: 9}
-    assert batch.events.table.num_rows == len(batch.events.messages) == len(batch.events.keys) == 2
-    assert [(r.offset, r.stage, r.reason) for r in rejected] == [
+    assert batch.events.table.num_rows == len(batch.events.records) == 2
+    assert [(r.record.offset, r.stage, r.reason) for r in rejected] == [
         (1, "state", "equal_event_time"),
         (2, "state", "out_of_order_event"),
         (3, "state", "late_event"),
     ]
-    assert all(r.message is made.messages[r.offset] for r in rejected)
+    assert all(r.record == made.records[r.record.offset] for r in rejected)
     assert set_refused_apart(batch) == (batch, [])
 
 

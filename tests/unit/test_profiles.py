@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from feature_cache.profiles import ProfileTable, read_profiles, write_profiles
 from feature_cache.store import MemoryStore, StoreRefusedError, StoreUnavailableError
 from schemas.schema import parse_schema
+from tests.builders import Message, records
 from worker.batch import Events
 from worker.cli import main
 from worker.exits import Exit
@@ -31,12 +32,8 @@ def events(keys: list[bytes], other: list[int]) -> Events:
     n = len(keys)
     return Events(
         table=pa.RecordBatch.from_pydict({"other": other}, schema=SCHEMA.arrow),
-        keys=keys,
-        partition=np.zeros(n, np.int32),
-        offset=np.arange(n),
+        records=records([Message(record_value=b"v", record_key=key) for key in keys]),
         event_us=np.zeros(n, np.int64),
-        produced_ms=np.zeros(n, np.int64),
-        messages=[None] * n,
         next_offsets={0: n},
         complete_us={},
     )

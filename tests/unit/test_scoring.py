@@ -123,10 +123,10 @@ def test_every_event_without_a_score_has_its_own_reason() -> None:
 
     infinite, failed = unscored(made, scored)
 
-    assert (infinite.offset, infinite.stage, infinite.reason) == (1, "score", "score_not_finite")
-    assert (failed.offset, failed.stage, failed.reason) == (2, "score", "model_failed")
+    assert (infinite.record.offset, infinite.stage, infinite.reason) == (1, "score", "score_not_finite")
+    assert (failed.record.offset, failed.stage, failed.reason) == (2, "score", "model_failed")
     assert failed.detail == "index # out of range"
-    assert failed.message is made.messages[2]
+    assert failed.record == made.records[2]
 
 
 # The ladder.

@@ -1,0 +1,155 @@
+"""Records from librdkafka's own arrays, without a Python object for each.
+
+The Python client makes an object of every record, and each of its fields is another call: three quarters of
+what reading costs. Here compiled code copies what librdkafka holds into columns (docs/decisions/0020).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import confluent_kafka
+import numpy as np
+from confluent_kafka import Consumer, KafkaError, cimpl
+from numpy.typing import NDArray
+
+from schemas.spans import Spans
+from worker import fetch_kernels as kernels
+from worker.fetched import Fetched, PlainFetch
+from worker.records import Records
+
+_KNOWN = ("2.16.",)  # versions of the Python client for which tests/contract/test_fetch.py holds
+_POINTER = ctypes.c_void_p
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "rd_kafka_queue_new": (_POINTER, [_POINTER]),
+    "rd_kafka_queue_destroy": (None, [_POINTER]),
+    "rd_kafka_queue_get_partition": (_POINTER, [_POINTER, ctypes.c_char_p, ctypes.c_int32]),
+    "rd_kafka_queue_forward": (None, [_POINTER, _POINTER]),
+    "rd_kafka_consume_batch_queue": (
+        ctypes.c_ssize_t,
+        [_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t],
+    ),
+}
+
+
+def is_known() -> bool:
+    """Whether we know where this version of the Python client keeps its rd_kafka_t.
+
+    All else that is used here is librdkafka's public interface: its functions, and rd_kafka_message_t.
+    """
+    return str(confluent_kafka.__version__).startswith(_KNOWN)
+
+
+class NativeFetch:
+    """Like PlainFetch; partitions that are read lead to a queue of our own.
+
+    The group's answers stay on the consumer's own queue, whose callbacks need the Python client.
+    """
+
+    def __init__(self, consumer: Consumer, topic: str, now_ms: Callable[[], float]) -> None:
+        self._consumer = consumer  # keeps the handle alive
+        self._plain = PlainFetch(consumer, topic, now_ms)
+        self._topic = topic
+        self._now_ms = now_ms
+        self._lib = ctypes.CDLL(cimpl.__file__)  # finds the functions of what that is linked to
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self._lib, name)
+            function.restype, function.argtypes = result, arguments
+        addresses = [ctypes.cast(getattr(self._lib, name), _POINTER).value for name in kernels.CALLS]
+        self._calls = np.array(addresses, np.int64)
+        # The client's object begins, after Python's own part of it, with its rd_kafka_t.
+        self._handle = _POINTER.from_address(id(consumer) + object.__basicsize__).value
+        self._queue: int | None = self._lib.rd_kafka_queue_new(self._handle)
+        self._led: set[int] = set()
+        self._pointers = np.zeros(1, np.int64)
+
+    def poll(self, room: int, wait_ms: float, gather_ms: float) -> Fetched:
+        """See PlainFetch. While anything is read, the group's answers wait until the next poll."""
+        said = self._plain.poll(1, 0.0 if self._led else wait_ms, 0.0)
+        if said.records is not None or not self._led:
+            return said  # a record here was fetched before its partition led to us
+        if len(self._pointers) < room:
+            self._pointers = np.zeros(room, np.int64)
+        found = self._take(0, 1, 0.0 if said.count else wait_ms)
+        first_at_ms = self._now_ms()
+        if found and room > 1:
+            found += self._take(found, room - found, gather_ms)
+        if not found:
+            return said
+        pointers = self._pointers[:found]
+        try:
+            records, errors = self._columns(pointers)
+        finally:
+            kernels.destroy(pointers, self._calls)
+        return Fetched(
+            records=records,
+            errors=said.errors + errors,
+            count=said.count + found,
+            first_at_ms=first_at_ms,
+        )
+
+    def _take(self, at: int, room: int, wait_ms: float) -> int:
+        """Fill the pointers from there on; how many there are."""
+        here = self._pointers[at:].ctypes.data
+        found = self._lib.rd_kafka_consume_batch_queue(self._queue, int(wait_ms), here, room)
+        return max(0, int(found))
+
+    def _columns(self, pointers: NDArray[np.int64]) -> tuple[Records | None, list[tuple[KafkaError, int]]]:
+        n = len(pointers)
+        error, partition = np.empty(n, np.int32), np.empty(n, np.int32)
+        offset, produced_ms = np.empty(n, np.int64), np.empty(n, np.int64)
+        sizes = np.empty((3, n), np.int64)
+        kernels.measure(pointers, self._calls, error, partition, offset, produced_ms, sizes)
+        room = np.maximum(sizes, 0).ravel()
+        starts = (np.cumsum(room) - room).reshape(3, n)
+        data = np.empty(int(room.sum()), np.uint8)
+        kernels.copy(pointers, self._calls, starts, sizes, data)
+        values, keys, headers = (Spans(data, starts[i], starts[i] + sizes[i]) for i in range(3))
+        records = Records(
+            topic=self._topic,
+            values=values,
+            keys=keys,
+            headers=headers,
+            partition=partition,
+            offset=offset,
+            produced_ms=produced_ms,
+        )
+        if not error.any():
+            return records, []
+        errors = [
+            (
+                KafkaError(int(error[row]), (values.get(row) or b"").decode("utf-8", "replace")),
+                int(partition[row]),
+            )
+            for row in np.flatnonzero(error).tolist()
+        ]
+        good = np.flatnonzero(error == 0)
+        return (records.take(good) if len(good) else None), errors
+
+    def lead(self, partition: int) -> None:
+        """See PlainFetch. Called earlier, the client would undo it as it begins to read."""
+        own = self._lib.rd_kafka_queue_get_partition(self._handle, self._topic.encode(), partition)
+        self._lib.rd_kafka_queue_forward(own, self._queue)
+        self._lib.rd_kafka_queue_destroy(own)  # our name of it, not the queue
+        self._led.add(partition)
+
+    def leave(self, partitions: Iterable[int]) -> None:
+        """See PlainFetch. The client itself no longer leads them here."""
+        self._led.difference_update(partitions)
+
+    def close(self) -> None:
+        """See PlainFetch."""
+        queue, self._queue = self._queue, None
+        self._led.clear()
+        if queue is not None:
+            self._lib.rd_kafka_queue_destroy(queue)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def fetch_of(consumer: Consumer, topic: str, now_ms: Callable[[], float]) -> PlainFetch | NativeFetch:
+    """The fastest way to read that this version of the client has."""
+    return NativeFetch(consumer, topic, now_ms) if is_known() else PlainFetch(consumer, topic, now_ms)
