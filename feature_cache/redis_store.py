@@ -113,6 +113,9 @@ class RedisStore:
         found: list[bytes | None] = [None] * len(names)
         for part in self._parts(names):
             values = cast("list[bytes | None]", self.ask(names[part[0]], b"MGET", *(names[i] for i in part)))
+            if isinstance(part, range):
+                found[part.start : part.stop] = values
+                continue
             for i, value in zip(part, values, strict=True):
                 found[i] = value
         return found

@@ -42,7 +42,7 @@ class Features:
 
     scalars: NDArray[np.float64]  # (n, f) columns in the order of FeaturePlan.names
     sequences: dict[str, NDArray[np.float32]]  # name to (n, length, channels), oldest first
-    slots: NDArray[np.int64]  # (n,) row of each event's entity
+    slots: NDArray[np.int64]  # (n,) row of each event's entity; -1 where the pipeline keeps none
     is_muted: NDArray[np.bool_]  # (n,) the outcome is already published: state only
     late: NDArray[np.bool_]  # (n,) too late to count in later windows
     time_order: NDArray[np.uint8]  # (n,) feature_cache.order: how the event stands in its entity's time

@@ -75,9 +75,11 @@ def enrich(
         incomplete |= found.incomplete
         degradation[found.is_stale] = STALE_LOOKUP
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
-    slots, loaded, new = lanes.load(events.records.keys.to_list(), events.records.partition)
-    degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
-    meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
+    slots = np.full(n, -1, np.int64)
+    if plan.keeps_rows:
+        slots, loaded, new = lanes.load(events.records.keys.to_list(), events.records.partition)
+        degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
+        meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     for column, field in plan.fields:
         scalars[:, column] = numbers(events.table, field)
     for column, feature in plan.calendars:
@@ -86,7 +88,8 @@ def enrich(
     sequences = _remember(events, plan, lanes, slots, order, scalars, late, incomplete)
     order.code[late & (order.code != FUTURE)] = LATE  # also what a row was too full for
     meter.times(order.code, order.clock_reset)
-    lanes.changed(slots)
+    if plan.keeps_rows:
+        lanes.changed(slots)
     return Features(
         scalars=scalars,
         sequences=sequences,
@@ -119,6 +122,9 @@ def _order(events: Events, plan: FeaturePlan, lanes: Lanes, slots: NDArray[np.in
     if times.max_future_us is not None:
         latest_us = future_from_us(events.records.produced_ms, times.max_future_us)
         is_ahead = (events.records.produced_ms >= 0) & (events.event_us > latest_us)
+    if not plan.keeps_rows:
+        found.code[is_ahead] = FUTURE
+        return found
     apply_order(
         slots,
         events.event_us,

@@ -64,6 +64,8 @@ class NativeFetch:
         self._queue: int | None = self._lib.rd_kafka_queue_new(self._handle)
         self._led: set[int] = set()
         self._pointers = np.zeros(1, np.int64)
+        self._columns(self._pointers[:0])  # compiles
+        kernels.destroy(self._pointers[:0], self._calls)
 
     def poll(self, room: int, wait_ms: float, gather_ms: float) -> Fetched:
         """See PlainFetch. While anything is read, the group's answers wait until the next poll."""
@@ -106,6 +108,7 @@ class NativeFetch:
         starts = (np.cumsum(room) - room).reshape(3, n)
         data = np.empty(int(room.sum()), np.uint8)
         kernels.copy(pointers, self._calls, starts, sizes, data)
+        data.flags.writeable = False  # as bytes are that come any other way: one form to compile for
         values, keys, headers = (Spans(data, starts[i], starts[i] + sizes[i]) for i in range(3))
         records = Records(
             topic=self._topic,

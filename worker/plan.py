@@ -52,6 +52,7 @@ class FeaturePlan:
 
     names: tuple[str, ...]  # (f,) scalar columns, in the order of the file
     layout: Layout
+    keeps_rows: bool  # False: nothing depends on what the entity did before, so nothing is remembered of it
     times: TimePolicy
     fields: tuple[tuple[int, str], ...]  # column, event field
     calendars: tuple[tuple[int, CalendarFeature], ...]
@@ -89,6 +90,12 @@ def row_layout(pipeline: Pipeline) -> Layout:
                 )
             )
     return Layout(groups=tuple(groups))
+
+
+def keeps_rows(pipeline: Pipeline, layout: Layout) -> bool:
+    """Whether an outcome can depend on earlier events: by features, alerts, or the order of times."""
+    times = time_policy(pipeline)
+    return bool(layout.groups or pipeline.decision or any(times.refuses) or times.clock_back_events)
 
 
 def time_policy(pipeline: Pipeline) -> TimePolicy:
@@ -146,6 +153,7 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
     return FeaturePlan(
         names=tuple(names),
         layout=layout,
+        keeps_rows=keeps_rows(pipeline, layout),
         times=time_policy(pipeline),
         fields=tuple(fields),
         calendars=tuple(calendars),
