@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from worker.plan import FeaturePlan
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cpu": _CPU, "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _WARM_ROWS = (1, 64, 1024)  # the shapes met first; ONNX Runtime plans memory at the first run of a shape
+_PART_ROWS = (64, 128, 256, 512, 1024)  # that a CPU may score at a time
+_TRIALS = 5
+_WORTH = 0.95  # smaller parts must cost less than this share of larger ones
 
 
 class ModelError(Exception):
@@ -41,6 +46,7 @@ class Model:
     session: Any  # ort.InferenceSession
     feeds: tuple[Feed, ...]
     device: str  # where it really runs: cpu, cuda:N, tensorrt:N
+    part_rows: int | None = None  # rows that go through together at most; None: all
 
 
 def infer(model: Model, features: Features) -> NDArray[np.float32]:
@@ -57,13 +63,25 @@ def infer(model: Model, features: Features) -> NDArray[np.float32]:
         )
         for feed in model.feeds
     }
-    scores = _run(model.session, model.card, tensors)
+    scores = _run_in_parts(model, tensors, len(features.scalars))
     if scores.shape != (len(features.scalars),):
         raise ModelError(
             f"{model.card.name} {model.card.version}: found {scores.shape} scores, expected one for each of "
             f"{len(features.scalars)} rows"
         )
     return scores
+
+
+def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
+    """Scores of all rows, of so many at a time as the model likes best."""
+    size = model.part_rows or rows
+    if rows <= size:
+        return _run(model.session, model.card, tensors)
+    parts = [
+        _run(model.session, model.card, {name: each[at : at + size] for name, each in tensors.items()})
+        for at in range(0, rows, size)
+    ]
+    return np.concatenate(parts)
 
 
 def _run(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -93,7 +111,7 @@ def load_model(folder: Path, plan: FeaturePlan, device: str) -> Model:
     model = Model(card=card, session=session, feeds=_feeds(card, plan, session, folder), device=ran_on)
     check_golden(model)
     _warm(model, plan)
-    return model
+    return replace(model, part_rows=_best_part(model, plan)) if ran_on == "cpu" else model
 
 
 def _open(path: Path, data: bytes, device: str) -> tuple[Any, str]:
@@ -232,6 +250,27 @@ def _warm(model: Model, plan: FeaturePlan) -> None:
             raise ModelError(
                 f"{model.card.name} {model.card.version}: does not run on {rows} rows: {_first_line(error)}"
             ) from error
+
+
+def _best_part(model: Model, plan: FeaturePlan) -> int:
+    """How many rows a CPU scores at a time for the least time each: what fits its caches, as measured here.
+
+    Between 64 and 1,024 rows the shipped networks differ by half in cost; trees want as many as there are.
+    """
+    shapes = {s.name: (s.length, len(s.fields)) for s in plan.sequences}
+    whole = _PART_ROWS[-1]
+    tensors = {feed.tensor: np.zeros((whole, *_shape(feed, shapes)), feed.dtype) for feed in model.feeds}
+    best, least_s = whole, math.inf
+    for size in reversed(_PART_ROWS):
+        part = replace(model, part_rows=size)
+        took_s = []
+        for _ in range(_TRIALS):
+            began_s = time.perf_counter()
+            _run_in_parts(part, tensors, whole)
+            took_s.append(time.perf_counter() - began_s)
+        if min(took_s) < least_s * _WORTH:
+            best, least_s = size, min(took_s)
+    return best
 
 
 def _shape(feed: Feed, sequences: dict[str, tuple[int, int]]) -> tuple[int, ...]:

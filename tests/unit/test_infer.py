@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def test_a_batch_of_any_size_gives_a_score_each(tiny: Tiny, plan: FeaturePlan) -
 
     for n in (0, 1, 7, 1500):
         assert infer(model, features(np.zeros((n, 2)))).shape == (n,)
+
+
+@pytest.mark.parametrize("part_rows", [1, 64, 1000, None])
+def test_a_batch_scored_in_parts_gives_each_row_its_own_score(
+    tiny: Tiny, plan: FeaturePlan, part_rows: int | None
+) -> None:
+    model = replace(load_model(tiny(), plan, "cpu"), part_rows=part_rows)
+    rows = np.stack([np.arange(1500.0), np.ones(1500)], axis=1)
+
+    assert infer(model, features(rows)).tolist() == (rows[:, 0] * 2).tolist()
 
 
 def test_a_score_that_is_no_number_comes_out_as_it_is(tiny: Tiny, plan: FeaturePlan) -> None:

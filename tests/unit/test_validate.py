@@ -23,7 +23,7 @@ FIFTEEN = [
 def changed(folder: Path, changes: Mapping[str, str], name: str = "fraud") -> Path:
     """A copy of a shipped pipeline and its models, with some of its text replaced."""
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
-    shutil.copytree(ROOT / "models" / "fraud" / "1", folder / "models" / "fraud" / "1")
+    shutil.copytree(ROOT / "models" / "fraud", folder / "models" / "fraud")
     file = folder / "pipelines" / f"{name}.yaml"
     text = file.read_text()
     for old, new in changes.items():
@@ -40,7 +40,7 @@ def test_every_model_input_column_is_listed_with_the_feature_that_feeds_it() -> 
     for column, name in enumerate(FIFTEEN):
         assert [str(column), name] in [line[:2] for line in lines]
     assert "mean of fraud in 7d per terminal_id, kept by terminal-risk" in text
-    assert "score: output probabilities, column 1, a probability" in text
+    assert "score: output fraud_probability, a probability" in text
 
 
 def test_every_topic_is_listed() -> None:
@@ -66,8 +66,9 @@ def test_the_json_form_says_the_same() -> None:
     assert document["notes"] == list(plan(pipeline, {}).notes)
 
 
-def test_trees_are_said_to_run_on_the_cpu() -> None:
-    notes = plan(load_pipeline(FRAUD, {}), {}).notes
+def test_trees_are_said_to_run_on_the_cpu(tmp_path: Path) -> None:
+    file = changed(tmp_path, {'name: fraud\n  version: "2"': 'name: fraud\n  version: "1"'})
+    notes = plan(load_pipeline(file, {}), {}).notes
 
     assert any("TreeEnsemble" in note and "CPU" in note for note in notes)
 
@@ -105,21 +106,21 @@ def test_a_model_input_that_nothing_feeds_stops_it(tmp_path: Path) -> None:
     pipeline = load_pipeline(
         changed(tmp_path, {"  customer:  ": "  client:  ", "customer.count_1d > 20": "night > 0"}), {}
     )
-    card = (tmp_path / "models" / "fraud" / "1" / "model.yaml").read_text()
+    card = (tmp_path / "models" / "fraud" / "2" / "model.yaml").read_text()
     line = card[: card.index("customer.count_1d")].count("\n") + 1
 
     with pytest.raises(ConfigError) as caught:
         plan(pipeline, {})
 
     assert str(caught.value).startswith(
-        f'{tmp_path}/models/fraud/1/model.yaml:{line}: inputs[0].features[3]: found "customer.count_1d", '
+        f'{tmp_path}/models/fraud/2/model.yaml:{line}: inputs[0].features[3]: found "customer.count_1d", '
         f"expected a feature of {tmp_path}/pipelines/fraud.yaml, such as "
     )
 
 
 def test_an_onnx_file_that_is_not_the_one_of_the_card_stops_it(tmp_path: Path) -> None:
     pipeline = load_pipeline(changed(tmp_path, {}), {})
-    with (tmp_path / "models" / "fraud" / "1" / "model.onnx").open("ab") as file:
+    with (tmp_path / "models" / "fraud" / "2" / "model.onnx").open("ab") as file:
         file.write(b"more")
 
     with pytest.raises(ConfigError, match=r"model\.yaml:\d+: sha256: found [0-9a-f]{64} in model\.onnx"):
