@@ -15,6 +15,8 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from feature_cache.resp import Packer
+
 FORMS = (
     "redis://HOST:PORT/DB, redis+cluster://HOST:PORT,... or redis+sentinel://HOST:PORT,.../NAME/DB, "
     "with rediss for TLS, or memory://"
@@ -141,9 +143,13 @@ def connect(address: RedisAddress, timeout_s: float) -> Any:
             **login,
             **common,
         )
-        return sentinels.master_for(address.service)  # type: ignore[no-untyped-call]
-    (host, port), *_ = address.nodes
-    return redis.Redis(host=host, port=port, db=address.database, retry=once, **login, **common)
+        client = sentinels.master_for(address.service)  # type: ignore[no-untyped-call]
+    else:
+        (host, port), *_ = address.nodes
+        client = redis.Redis(host=host, port=port, db=address.database, retry=once, **login, **common)
+    # Before the first connection is made. A cluster's client takes no such setting.
+    client.connection_pool.connection_kwargs["command_packer"] = Packer()
+    return client
 
 
 def _options(query: str, *, is_tls: bool, kind: str) -> dict[str, str]:

@@ -15,7 +15,6 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.alone import pytest_runtest_protocol  # noqa: F401 (a hook, found by its name)
 from tests.services import Service, Unavailable, kafka_address, redis_address, start_broker, start_redis
 from tests.services.redis_group import RedisGroup, start_cluster, start_sentinel
 
