@@ -64,7 +64,9 @@ def line_of(costs: dict[str, Cost], events: int, rounds: int, *, is_release: boo
 
 def commit() -> str:
     """The commit checked out, with a + behind it when files of it are changed."""
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{HISTORY.name}")
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ":/", f":!/benchmarks/{HISTORY.name}"
+    )
     return _git("rev-parse", "HEAD") + ("+" if changed else "")
 
 
