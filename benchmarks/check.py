@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ def noticed(now: Line, then: Line) -> dict[str, float]:
     """Those changes that are larger than what the measurements themselves vary by."""
     found = {}
     for name, share in changes(now, then).items():
-        spread = sum(line["stages"].get(name, {}).get("spread", 0.0) for line in (now, then))
+        spread = math.hypot(*(line["stages"].get(name, {}).get("spread", 0.0) for line in (now, then)))
         if abs(share) > max(NOTICED / 2, 2 * spread / then["total"]["x"]):
             found[name] = share
     return found
@@ -138,7 +139,7 @@ def _verdict(now: Line, then: Line | None) -> str:
         return "nothing to compare with yet: this is the first commit measured"
     total, spread = (
         now["total"]["x"] / then["total"]["x"] - 1,
-        now["total"]["spread"] + then["total"]["spread"],
+        math.hypot(now["total"]["spread"], then["total"]["spread"]),
     )
     against = f"{then['commit'][:10]} ({then['date'][:10]}{', release' if then['release'] else ''})"
     if then["machine"]["cpu"] != now["machine"]["cpu"]:
@@ -150,7 +151,7 @@ def _verdict(now: Line, then: Line | None) -> str:
     parts += [f"shrank: {', '.join(shrunk)}"] if shrunk else []
     why = f"{'; '.join(parts)} (of the whole before)" if parts else "no stage stands out"
     if abs(total) <= max(NOTICED, 2 * spread / then["total"]["x"]):
-        return f"as fast as {against}, within what runs vary by ({total:+.1%}); {why}"
+        return f"{total:+.1%} against {against}, which is within what runs vary by; {why}"
     return f"{abs(total):.0%} {'slower' if total > 0 else 'faster'} than {against}; {why}"
 
 

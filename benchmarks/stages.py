@@ -29,6 +29,9 @@ PASSTHROUGH = "passthrough"
 PARTITIONS = 4  # the embedded bus keeps some 5 MB of each
 _ROWS = 1024
 _TIMEOUT_S = 120.0
+_MEDIAN_ERROR = (
+    1.253 / 1.349
+)  # of the median of n normal values, times √n, by what lies between their quartiles
 _QUIET = {"log_level": 0}  # the bus ends before its clients, and they would tell
 _LARGE = {"batching": {"max_rows": _ROWS}, "kafka": {"properties": _QUIET}}
 
@@ -39,7 +42,7 @@ class Cost:
 
     us: float  # CPU time an event, median
     x: float  # as a multiple of the passthrough of the same round, median
-    spread: float  # of x: half of what lies between its quartiles
+    spread: float  # standard error of x, from what lies between the quartiles of the rounds
 
 
 class Stopwatch:
@@ -131,7 +134,7 @@ def _cost(pairs: list[tuple[float, float]]) -> Cost:
     return Cost(
         us=round(statistics.median(us for us, _ in pairs), 3),
         x=round(statistics.median(times), 4),
-        spread=round((high - low) / 2, 4),
+        spread=round(_MEDIAN_ERROR * (high - low) / len(times) ** 0.5, 4),
     )
 
 

@@ -92,7 +92,7 @@ def test_the_verdict_names_the_stages_that_grew_and_those_that_shrank() -> None:
 def test_an_unchanged_commit_is_as_fast() -> None:
     said = explain(line("now"), line("then")).splitlines()[-1]
 
-    assert said == "as fast as then (2026-01-02), within what runs vary by (+0.0%); no stage stands out"
+    assert said == "+0.0% against then (2026-01-02), which is within what runs vary by; no stage stands out"
 
 
 def test_the_first_commit_has_nothing_to_be_compared_with() -> None:
