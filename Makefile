@@ -25,11 +25,12 @@ PACKAGES := worker feature_cache schemas loadgen tests
 # Further arguments for the side-by-side run: python -m benchmarks.bench --help
 BENCH ?=
 PROFILE ?=
+CHECK ?=
 
-.PHONY: help env services demo test chaos proof fuzz bench profile lint format clean
+.PHONY: help env services demo test chaos proof fuzz bench bench-check profile lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 env: $(STAMP) ## create .venv and install penstock into it
 
@@ -84,6 +85,9 @@ proof: $(STAMP) services ## plant four bugs that the chaos suite must find
 
 bench: $(STAMP) services ## run Penstock and its peers side by side (an hour); BENCH="--only passthrough,penstock"
 	@$(PYTHON) -m benchmarks.bench $(BENCH)
+
+bench-check: $(STAMP) ## has a stage of the hot path become slower since the last release? CHECK="--rounds 3"
+	@$(PYTHON) -m benchmarks.check $(CHECK)
 
 profile: $(STAMP) services ## where a worker of the fraud pipeline spends its time, by stage and as a flame graph
 	@$(PYTHON) -m benchmarks.profile $(PROFILE)

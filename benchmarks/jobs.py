@@ -93,6 +93,21 @@ def _laid_over(document: dict[str, Any], more: dict[str, Any]) -> None:
 
 def fill_fraud(kafka: str, redis_url: str, prefix: str, events: int, folder: Path) -> None:
     """Simulated transactions in their topic, and what terminals are known for in Redis."""
+    traffic = fraud_traffic(events)
+    for topic, (keys, values) in traffic.items():
+        fill(kafka, prefix + topic, keys, values)
+    file = pipeline_file("terminal-risk", folder, prefix)
+    env = {"PENSTOCK_KAFKA": kafka, "PENSTOCK_STORE": redis_url, "PENSTOCK_ADMIN_PORT": "0"}
+    worker = start_worker([file], folder / "terminal-risk.log", env)
+    try:
+        worker.wait_until_ready()
+        worker.wait_until_applied(len(traffic["labels"][0]))
+    finally:
+        worker.stop()
+
+
+def fraud_traffic(events: int) -> dict[str, tuple[list[bytes], list[bytes]]]:
+    """Keys and encoded values of simulated transactions and their labels, by topic of the shipped files."""
     customers, terminals = numbered_names("C", WORLD.customers), numbered_names("T", WORLD.terminals)
     schemas = load_schema("transaction"), load_schema("label")
     chunks, count = [], 0
@@ -103,17 +118,11 @@ def fill_fraud(kafka: str, redis_url: str, prefix: str, events: int, folder: Pat
             break
     payments = together([transaction_events(c, customers, terminals, schemas[0]) for c in chunks])
     labels = together([label_events(c, customers, terminals, LABEL_DELAY_S, schemas[1]) for c in chunks])
-    for topic, made, schema in (("labels", labels, schemas[1]), ("transactions", payments, schemas[0])):
-        values = Codec(schema, "single_object").encode(made.table)
-        fill(kafka, prefix + topic, made.key[:events], values[:events])
-    file = pipeline_file("terminal-risk", folder, prefix)
-    env = {"PENSTOCK_KAFKA": kafka, "PENSTOCK_STORE": redis_url, "PENSTOCK_ADMIN_PORT": "0"}
-    worker = start_worker([file], folder / "terminal-risk.log", env)
-    try:
-        worker.wait_until_ready()
-        worker.wait_until_applied(min(events, count))
-    finally:
-        worker.stop()
+    made = {"labels": (labels, schemas[1]), "transactions": (payments, schemas[0])}
+    return {
+        topic: (stream.key[:events], Codec(schema, "single_object").encode(stream.table)[:events])
+        for topic, (stream, schema) in made.items()
+    }
 
 
 @contextmanager

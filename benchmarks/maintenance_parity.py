@@ -24,7 +24,8 @@ from loadgen.run import Load, Target
 from loadgen.sources import stored
 from tests.pipeline.streams import Reader
 from tests.services import real_services
-from training.metrics import cmapss_score, rmse
+from training.metrics import cmapss_score
+from worker.accuracy import rmse
 
 FIELDS = [f"s{number:02d}" for number in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21)]
 STEPS = 30

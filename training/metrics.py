@@ -1,4 +1,4 @@
-"""The published measures of both datasets, in numpy alone so that the parity runs need no scikit-learn."""
+"""The published measures of both datasets that are theirs alone; the others are in worker.accuracy."""
 
 from typing import Any
 
@@ -8,28 +8,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
-
-
-def _steps(truth: Ints, score: Floats) -> tuple[Floats, Floats]:
-    """Return frauds and others found at each distinct score, highest first, as running totals."""
-    order = np.argsort(-score, kind="stable")
-    last_of_a_tie = np.append(np.nonzero(np.diff(score[order]))[0], len(score) - 1)
-    found = np.cumsum(truth[order] > 0)[last_of_a_tie].astype(np.float64)
-    return found, (last_of_a_tie + 1) - found
-
-
-def auc(truth: Ints, score: Floats) -> float:
-    """Area under the ROC curve. truth: (n,) 0/1 with both values present; score: (n,) finite."""
-    found, false = _steps(truth, score)
-    return float(
-        np.trapezoid(np.append(0, found) / found[-1], np.append(0, false) / false[-1])  # ties share a step
-    )
-
-
-def average_precision(truth: Ints, score: Floats) -> float:
-    """Sum over distinct scores of (recall gained) x precision; scikit-learn's definition."""
-    found, false = _steps(truth, score)
-    return float(np.sum(np.diff(np.append(0, found)) / found[-1] * found / (found + false)))
 
 
 def card_precision(day: Ints, customer: Ints, truth: Ints, score: Floats, top: int = 100) -> float:
@@ -72,11 +50,6 @@ def kept_test_rows(
         known = np.unique(customer[knowable & (truth > 0)])
         kept |= (day == test_day) & ~np.isin(customer, known)
     return kept
-
-
-def rmse(truth: Floats, predicted: Floats) -> float:
-    """Root mean squared error, in the unit of the truth."""
-    return float(np.sqrt(np.mean((predicted.astype(np.float64) - truth) ** 2)))
 
 
 def cmapss_score(truth: Floats, predicted: Floats) -> float:

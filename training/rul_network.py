@@ -21,7 +21,8 @@ from training import model_folder
 from training.cmapss_data import FIELDS, LENGTH, LONGEST_LIFE, Windows, last_windows, training_windows
 from training.fraud_data import data_folder
 from training.members import Members, graph_of, hidden_layers
-from training.metrics import cmapss_score, rmse
+from training.metrics import cmapss_score
+from worker.accuracy import rmse
 
 MEMBERS = 8
 FILTERS = 5

@@ -16,6 +16,8 @@ from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
 from worker.logs import configure_logs
+from worker.model_commands import EXAMPLES as MODEL_EXAMPLES
+from worker.model_commands import add_commands as add_model_commands
 from worker.profile_commands import EXAMPLES as PROFILE_EXAMPLES
 from worker.profile_commands import add_commands as add_profile_commands
 from worker.secret import redact
@@ -91,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
     profiles = command("profiles", "Load the rows of profile features into the store.", PROFILE_EXAMPLES)
     add_profile_commands(profiles)
+
+    models = command("models", "Make lighter versions of a model.", MODEL_EXAMPLES)
+    add_model_commands(models)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

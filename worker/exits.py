@@ -31,7 +31,8 @@ _MEANINGS = {
     Exit.BUG: "an error of our own; the traceback is in the log",
     Exit.USAGE: "the command line was wrong",
     Exit.CONFIG: "a pipeline file, schema or model card is wrong; a restart will not help",
-    Exit.MODEL: "the model does not load, does not run on its device, or fails its golden vectors",
+    Exit.MODEL: "the model does not load, does not run on its device, or fails its golden vectors; "
+    "or a lighter version of it would lose too much",
     Exit.KAFKA: "Kafka or its schema registry refused, or could not be reached for too long",
     Exit.STORE: "the feature store refused or could not be reached for too long",
     Exit.FENCED: "another live worker uses our transactional id or our group instance id",

@@ -97,6 +97,7 @@ class ModelCard:
     output: ModelOutput
     reference: Mapping[str, Reference] = Field(default_factory=dict)
     trained_on: Any = None
+    made_from: Any = None  # of a lighter version: which one it was made from, and how
     metrics: Any = None
     folder: Path
 

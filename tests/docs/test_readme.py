@@ -106,11 +106,11 @@ def wait_for(log: Path, pattern: str, times: int = 1, timeout_s: float = 40.0) -
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {line.split()[1] for line in commands() if line.startswith("make ")}
 
     assert named == {"demo", "test"}
-    assert named | set(re.findall(r"`make ([a-z]+)`", README.read_text())) <= targets
+    assert named | set(re.findall(r"`make ([a-z-]+)`", README.read_text())) <= targets
 
 
 def test_compose_commands_name_services_that_exist() -> None:
