@@ -17,6 +17,7 @@ from tests.pipeline.streams import Reader, alone, fill, transactions
 from tests.services.lossy_wire import Fate, LossyWire
 from worker import scout as scout_module
 from worker import sink as sink_module
+from worker import succession as succession_module
 from worker.assemble import assemble, store_opener
 from worker.config import load_pipeline
 from worker.run import Worker
@@ -31,6 +32,7 @@ def wire(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loss
     """The way of the worker to its broker, which believes what a producer says it has added."""
     monkeypatch.setattr(sink_module, "_SLACK_S", 0.5)
     monkeypatch.setattr(scout_module, "_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(succession_module, "_ASK_S", 1.0)
     checks(kafka_bootstrap, "false")
     with LossyWire(kafka_bootstrap) as opened:
         yield opened
