@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,7 @@ from worker.scoring import Scorer
 from worker.scout import Scout
 from worker.sink import Sink, producer_config
 from worker.source import Source, consumer_config, partition_count
+from worker.succession import Estate
 
 OpenStore = Callable[[str], Store]
 
@@ -125,6 +127,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         pipeline=pipeline.name,
         dead_letters=pipeline.outputs.dead_letters,
         privacy=privacy,
+        estate=_estate(pipeline, consumer),
     )
     return Line(
         name=pipeline.name,
@@ -159,6 +162,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
                 ),
                 pipeline.source.topic,
             ),
+            when_undecided=sink.undecided if transactional_id else None,
         ),
         lookups=(*lookups, *profiles),
         batcher=Batcher(batch_policy(pipeline)),
@@ -175,6 +179,12 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         commit_interval_ms=pipeline.delivery.commit_interval_ms,
         write_interval_ms=pipeline.state.write_interval_ms,
     )
+
+
+def _estate(pipeline: Pipeline, consumer: dict[str, Any]) -> Estate:
+    outputs = pipeline.outputs
+    topics = (outputs.scores, outputs.alerts, outputs.dead_letters)
+    return Estate(consumer=consumer, source=pipeline.source.topic, topics=tuple(filter(None, topics)))
 
 
 def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:

@@ -14,11 +14,12 @@ from feature_cache.store import LaneMeta, StoreUnavailableError
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
 from worker.metrics import Meter
-from worker.scout import Scout
+from worker.scout import Scout, UndecidedError
 from worker.source import Source
 
 _PAUSE_MS = 50.0  # before a second try, and doubled from there
 _PAUSE_AT_MOST_MS = 1000.0
+_UNDECIDED_TIMES = 3  # asked so often, for 10 s each: any transaction has timed out and been aborted by then
 _FIRST_ANSWER_MS = 60_000.0  # a service that never answered is a wrong address, not an outage
 RebuildStart = Callable[[int, int, int], tuple[int, int]]  # partition, committed, low: offset, forgotten_us
 
@@ -56,6 +57,7 @@ class Ownership:
         meter: Meter,
         wall_ms: Callable[[], int],
         rebuild_start: RebuildStart | None = None,
+        when_undecided: Callable[[], Exception] | None = None,
     ) -> None:
         self._source = source
         self._scout = scout
@@ -64,6 +66,8 @@ class Ownership:
         self._meter = meter
         self._wall_ms = wall_ms
         self._rebuild_start = rebuild_start
+        self._when_undecided = when_undecided
+        self._undecided_times = 0  # in a row
         self._log = structlog.get_logger(pipeline=meter.pipeline)
         self.topic_partitions = 0  # of the whole topic, when lanes were last taken
         self._untaken: set[int] = set()
@@ -124,6 +128,7 @@ class Ownership:
 
         Raises:
             FencedError: the store does not know a resting lane any more as ours.
+            NotCommittedError: the group's offsets stay undecided, and nobody else will decide them.
             StopWorker: records were lost to retention, the topic's partitions have changed, or a service
                 has not answered since the start.
         """
@@ -132,6 +137,12 @@ class Ownership:
         try:
             self._take_found(now_ms)
             self._wake()
+        except UndecidedError as error:
+            self._pause(now_ms, error)
+            self._undecided_times += 1
+            # Once: if it does not help, another worker's transaction is in the way, and must be waited for.
+            if self._undecided_times == _UNDECIDED_TIMES and self._when_undecided is not None:
+                raise self._when_undecided() from error
         except (KafkaException, StoreUnavailableError) as error:
             self._pause(now_ms, error)
         for partition, offset in list(self._starting.items()):
@@ -142,7 +153,7 @@ class Ownership:
         if self._finding is not None and self._finding.done():
             finding, self._finding = self._finding, None
             found = finding.result()
-            self._answered, self._pause_ms = True, _PAUSE_MS
+            self._answered, self._pause_ms, self._undecided_times = True, _PAUSE_MS, 0
             if not self._is_outdated:
                 for partition in sorted(self._untaken & found.keys()):
                     self._begin(partition, found[partition])

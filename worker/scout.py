@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
 
 _TIMEOUT_S = 10.0
 _MADE_FOR = "partitions="  # in the metadata of every commit: the topic's partition count
+
+
+class UndecidedError(Exception):
+    """The broker answers, but not with the group's offsets: a transaction with such is not decided."""
 
 
 class Scout:
@@ -31,7 +35,8 @@ class Scout:
         """Next offset of the group for every partition of the topic; None where it never committed.
 
         Raises:
-            KafkaException: no answer in time, also while a transaction with offsets is undecided.
+            KafkaException: no answer in time.
+            UndecidedError: not while some transaction with offsets is undecided.
             StopWorker: the topic has another number of partitions than when the group last committed.
         """
         with self._asking() as client:
@@ -40,7 +45,14 @@ class Scout:
                 raise KafkaException(known.error)
             count = len(known.partitions)
             asked = [TopicPartition(self._topic, p) for p in range(count)]
-            found = client.committed(asked, timeout=_TIMEOUT_S)
+            try:
+                found = client.committed(asked, timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._TIMED_OUT:
+                    raise
+                raise UndecidedError(
+                    f"the offsets of the group are not known: {error.args[0].str()}"
+                ) from error
             for tp in found:
                 if tp.error is not None:
                     raise KafkaException(tp.error)

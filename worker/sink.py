@@ -20,6 +20,7 @@ from worker.privacy import Privacy
 from worker.records import Headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
+from worker.succession import INIT_S, Estate, discard, follow
 from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
@@ -28,7 +29,6 @@ _LARGEST_BYTES = 101_000_000  # receive.message.max.bytes of the consumer, and o
 _QUEUE_KIB = 128 * 1024  # above the largest record, or that would never find room
 _QUEUE_FULL_WAIT_S = 0.1
 _FLUSH_S = 20.0
-_INIT_S = 30.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
 _AGAIN_S = 1.0  # before a producer that could not begin is followed by another
 _RETRIES = 3
@@ -97,8 +97,10 @@ class Sink:
         pipeline: str,
         dead_letters: str,
         privacy: Privacy | None = None,
+        estate: Estate | None = None,
     ) -> None:
         self._config = config
+        self._estate = estate
         self._log = structlog.get_logger(pipeline=pipeline)
         self._is_transactional = "transactional.id" in config
         self._timeout_s = config.get("transaction.timeout.ms", 0) / 1000 + _SLACK_S
@@ -107,12 +109,13 @@ class Sink:
         self._privacy = privacy
         self._is_open = False
         self._sent: list[_Sent] = []  # since the last commit
+        self._wanted: list[TopicPartition] = []  # the offsets of a commit that is not known to be done
         self._fenced_at_s: list[float] = []
         self._remaking: Future[None] | None = None
         self._make()
         if self._is_transactional:
             try:
-                self._producer.init_transactions(_INIT_S)
+                self._producer.init_transactions(INIT_S)
             except KafkaException as error:
                 raise self._cannot_start(error) from error
 
@@ -216,6 +219,7 @@ class Sink:
         if not offsets and not self._is_open:
             return True
         give_up_s = time.monotonic() + self._timeout_s
+        self._wanted = offsets
         try:
             self._begin()
             member = consumer.consumer_group_metadata()
@@ -231,7 +235,7 @@ class Sink:
         except TimeoutError as error:
             raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
         self._is_open = False
-        self._sent.clear()
+        self._sent, self._wanted = [], []
         return True
 
     def _sent_again(self) -> bool:
@@ -271,8 +275,13 @@ class Sink:
         try:
             in_background(self._producer.abort_transaction, "abort").result(_SLACK_S)
             self._is_open = False
+            self._wanted = []
         except (KafkaException, TimeoutError) as error:
             self._lost(f"not aborted: {error}")
+
+    def undecided(self) -> NotCommittedError:
+        """The offsets stay undecided for longer than any transaction: end what we may have left open."""
+        return self._lost("a transaction has ended without deciding the offsets")
 
     def is_ready(self) -> bool:
         """Whether records can be sent; False while a new producer is being made, which needs a broker.
@@ -286,7 +295,7 @@ class Sink:
             return False
         error = self._remaking.exception()
         if error is None:
-            self._remaking = None
+            self._remaking, self._wanted = None, []
             return True
         if not isinstance(error, KafkaException):
             raise error
@@ -297,7 +306,7 @@ class Sink:
             self._note_fenced(said)
         self._log.warning("waiting for Kafka to let a producer begin", error=said.str())
         if said.code() == KafkaError._TIMED_OUT:  # this client goes on asking, and would fence another one
-            self._remaking = in_background(partial(_start, self._producer, _AGAIN_S), "init")
+            self._follow(_AGAIN_S)
         else:
             self._remake(_AGAIN_S)
         return False
@@ -360,12 +369,15 @@ class Sink:
 
     def _remake(self, pause_s: float = 0.0) -> None:
         """A new producer under the same id: its start ends whatever the old one left open."""
-        self._is_open = False
-        self._sent.clear()
-        in_background(partial(_discard, self._producer), "discard")  # destroying a client can take seconds
+        self._is_open, self._sent = False, []
+        in_background(partial(discard, self._producer), "discard")  # destroying a client can take seconds
         self._make()
         if self._is_transactional:
-            self._remaking = in_background(partial(_start, self._producer, pause_s), "init")
+            self._follow(pause_s)
+
+    def _follow(self, pause_s: float) -> None:
+        begin = partial(follow, self._producer, pause_s, self._estate, self._wanted)
+        self._remaking = in_background(begin, "init")
 
     def _retried(self, call: Callable[[], Any], give_up_s: float) -> None:
         """Repeat a call that may be; with the same arguments, as it must be.
@@ -386,15 +398,3 @@ class Sink:
         self.abort()
         if self._remaking is None:
             self._producer.flush(_SLACK_S)
-
-
-def _start(producer: Any, pause_s: float) -> None:
-    time.sleep(pause_s)
-    producer.init_transactions(_INIT_S)
-
-
-def _discard(producer: Any) -> None:
-    """Drop what a producer still holds; nothing of it may be sent beside its successor."""
-    with suppress(KafkaException):
-        producer.purge()
-        producer.flush(_SLACK_S)

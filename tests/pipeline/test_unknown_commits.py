@@ -1,0 +1,122 @@
+"""Whether a commit of which nothing was heard was done or not: no record gets two outcomes, or none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from prometheus_client import CollectorRegistry
+
+from benchmarks.workers import create_topics, topics_of
+from tests.pipeline.streams import Reader, alone, fill, transactions
+from tests.services.lossy_wire import Fate, LossyWire
+from worker import scout as scout_module
+from worker import sink as sink_module
+from worker import succession as succession_module
+from worker.assemble import assemble, store_opener
+from worker.config import load_pipeline
+from worker.run import Worker
+
+EVENTS = 600
+WITHIN_S = 60.0
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def wire(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LossyWire]:
+    """The way of the worker to its broker, which believes what a producer says it has added."""
+    monkeypatch.setattr(sink_module, "_SLACK_S", 0.5)
+    monkeypatch.setattr(scout_module, "_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(succession_module, "_ASK_S", 1.0)
+    checks(kafka_bootstrap, "false")
+    with LossyWire(kafka_bootstrap) as opened:
+        yield opened
+    checks(kafka_bootstrap, "true")
+
+
+def checks(kafka: str, value: str) -> None:
+    """Whether the broker asks the coordinator about each partition of a transaction that it sees first."""
+    entry = ConfigEntry(
+        "transaction.partition.verification.enable", value, incremental_operation=AlterConfigOpType.SET
+    )
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for broker in admin.list_topics(timeout=30).brokers:
+        here = ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry])
+        (done,) = admin.incremental_alter_configs([here]).values()
+        done.result(30)
+
+
+@contextmanager
+def working(file: Path, kafka: str) -> Iterator[CollectorRegistry]:
+    """A worker in this process, and what it counts."""
+    env = {"PENSTOCK_KAFKA": kafka, "PENSTOCK_STORE": "memory://", "PENSTOCK_DEVICE": "cpu"}
+    registry, stop = CollectorRegistry(), threading.Event()
+    worker = Worker(assemble(load_pipeline(file, env), store_opener(), registry))
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    try:
+        yield registry
+    finally:
+        stop.set()
+        thread.join(WITHIN_S)
+
+
+def soon_given_up(folder: Path, prefix: str) -> Path:
+    """The pipeline, with a transaction's time-out as short as it may be."""
+    return alone(folder, prefix, delivery={"transaction_timeout": "1s", "worker_id": "a"})
+
+
+@pytest.mark.parametrize("fate", list(Fate), ids=lambda fate: fate.name.lower())
+def test_a_commit_of_which_nothing_was_heard_doubles_nothing_and_loses_nothing(
+    kafka_bootstrap: str, wire: LossyWire, topic_prefix: str, tmp_path: Path, fate: Fate
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    reader, topic = Reader(kafka_bootstrap, topic_prefix), f"{topic_prefix}transactions"
+    records, half = transactions(EVENTS, seed=31), EVENTS // 2
+
+    with working(soon_given_up(tmp_path, topic_prefix), wire.bootstrap) as registry:
+        fill(kafka_bootstrap, topic, *(part[:half] for part in records))
+        reader.read_all(half, WITHIN_S)
+        wire.order(fate)
+        fill(kafka_bootstrap, topic, *(part[half:] for part in records))
+        found = reader.read_all(EVENTS, WITHIN_S)
+    reader.close()
+
+    assert wire.met.is_set()
+    cause = {"pipeline": "fraud", "cause": "NotCommittedError"}
+    assert registry.get_sample_value("penstock_recoveries_total", cause)
+    assert found.doubled == []
+    assert len(found.times_seen) == EVENTS
+    assert set(wire.late_codes) <= {KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
+    assert bool(wire.late_codes) == (fate is Fate.LATE)
+
+
+def test_offsets_that_a_dead_worker_left_undecided_for_ever_hold_nobody_up(
+    kafka_bootstrap: str, wire: LossyWire, topic_prefix: str, tmp_path: Path
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    group, topic = f"{topic_prefix}fraud", f"{topic_prefix}transactions"
+    fill(kafka_bootstrap, topic, *transactions(EVENTS, seed=32))
+    wire.order(Fate.LEFT_OPEN)
+    dead = Producer({"bootstrap.servers": wire.bootstrap, "transactional.id": f"{group}-a"})
+    nobody = Consumer({"bootstrap.servers": kafka_bootstrap, "group.id": group})
+    dead.init_transactions(WITHIN_S)
+    dead.begin_transaction()
+    dead.produce(f"{topic_prefix}fraud.scores", b"never seen", partition=0)
+    dead.flush(WITHIN_S)
+    dead.send_offsets_to_transaction([TopicPartition(topic, 0, 10)], nobody.consumer_group_metadata())
+    nobody.close()
+    del dead
+
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    with working(soon_given_up(tmp_path, topic_prefix), wire.bootstrap):
+        found = reader.read_all(EVENTS, WITHIN_S)
+    reader.close()
+
+    assert found.doubled == []
+    assert len(found.times_seen) == EVENTS
