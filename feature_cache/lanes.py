@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys, distinct, keys_of
 from feature_cache.layout import FOREVER_US, NEVER_US
-from feature_cache.packing import CorruptRowError, generation_of, pack, unpack
+from feature_cache.packing import CorruptRowError, pack, unpack_generation
 from feature_cache.rows import HotRows
 from feature_cache.store import NOTHING, FencedError, LaneMeta, Store, StoreUnavailableError
 
@@ -179,7 +180,7 @@ class Lanes:
         self.rows.drop_lane(partition)
 
     def load(
-        self, keys: Sequence[bytes], partitions: NDArray[np.int32]
+        self, keys: Keys | Sequence[bytes], partitions: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], int, int]:
         """Bring the rows of these entities into memory.
 
@@ -199,21 +200,24 @@ class Lanes:
             RowsFullError: see HotRows.add.
             WrongLaneError: an entity came from two partitions.
         """
+        keys = keys_of(keys)
         slots = self.rows.find(keys)
         missing = np.flatnonzero(slots < 0)
         loaded = new = 0
         if len(missing):
-            for partition in np.unique(partitions[missing]).tolist():
-                here = missing[partitions[missing] == partition].tolist()
-                wanted = list(dict.fromkeys(keys[i] for i in here))
-                found = self._load_or_guess(partition, wanted)
+            asked = keys.take(missing)
+            firsts, which = distinct(asked)
+            lane_of, added = partitions[missing[firsts]], np.empty(len(firsts), np.int64)
+            for partition in np.unique(lane_of).tolist():
+                here = lane_of == partition
+                added[here], found = self._load_or_guess(partition, asked.take(firsts[here]))
                 loaded += found
-                new += len(wanted) - found
-            slots[missing] = self.rows.find([keys[i] for i in missing.tolist()])
+            new = len(firsts) - loaded
+            slots[missing] = added[which]
         self.rows.check_lane(slots, partitions, keys)
         return slots, loaded, new
 
-    def _load_or_guess(self, partition: int, wanted: list[bytes]) -> int:
+    def _load_or_guess(self, partition: int, wanted: Keys) -> tuple[NDArray[np.int64], int]:
         lane = self._owned[partition]
         if not lane.is_guessing:
             try:
@@ -223,22 +227,20 @@ class Lanes:
                     raise
             lane.is_guessing = True
         # Not even when the store is back: a row stored may lack events that a guess has seen.
-        self.rows.is_guess[self.rows.add(wanted, partition)] = True
-        return 0
+        slots = self.rows.add(wanted, partition)
+        self.rows.is_guess[slots] = True
+        return slots, 0
 
-    def _load(self, partition: int, wanted: list[bytes]) -> int:
+    def _load(self, partition: int, wanted: Keys) -> tuple[NDArray[np.int64], int]:
         lane = self._owned[partition]
-        packed: list[bytes | None] = [None] * len(wanted)
+        packed: Sequence[bytes | None] = [None] * len(wanted)
         if lane.has_rows:
-            meta, packed = self._store.read(lane.name, wanted)
+            meta, packed = self._store.read(lane.name, wanted.to_list())
             if meta is None or meta not in (lane.durable, lane.uncertain):
                 raise FencedError(f"lane {lane.name}: found {meta}, expected {lane.durable}")
         slots = self.rows.add(wanted, partition)
-        kept = [
-            i for i, row in enumerate(packed) if row is not None and generation_of(row) == lane.generation
-        ]
         try:
-            unpack(self.rows, slots[kept], [row for i in kept if (row := packed[i]) is not None])
+            return slots, int(unpack_generation(self.rows, slots, packed, lane.generation).sum())
         except CorruptRowError as error:
             # Give up what is stored, or every restart would meet the same row: the topic makes it again.
             # A store that goes away just now is no reason to go on: these rows are in memory, and empty.
@@ -247,7 +249,6 @@ class Lanes:
             raise CorruptRowError(
                 f"lane {lane.name}: {error}; the lane is made again from the topic at the next start"
             ) from error
-        return len(kept)
 
     def changed(self, slots: NDArray[np.int64]) -> None:
         """Note that these rows have changed: they stay in memory until they are written, or released."""

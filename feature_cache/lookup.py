@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from feature_cache.layout import WindowGroup
 from feature_cache.mirror import Mirror
-from feature_cache.recent import aggregate_codes, read_windows
+from feature_cache.recent import read_windows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,17 +47,5 @@ def read_lookup(
     arrays = mirror.rows.groups[mirror.rows.layout.groups.index(group)]
     out = np.zeros((len(event_us), len(group.columns)))
     incomplete = np.zeros(len(event_us), np.bool_)
-    read_windows(
-        slots[key_index],
-        event_us,
-        arrays.times,
-        arrays.values.reshape(arrays.times.shape),
-        arrays.length,
-        arrays.forgotten,
-        forgotten_us[key_index],
-        np.array(group.windows_us, np.int64),
-        aggregate_codes(group.aggregates),
-        out,
-        incomplete,
-    )
+    read_windows(arrays, slots[key_index], event_us, forgotten_us[key_index], out, incomplete)
     return LookedUp(values=out, complete_us=complete_us[key_index], incomplete=incomplete)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from feature_cache.lanes import lane_name
 from feature_cache.layout import NEVER_US, Layout
-from feature_cache.packing import generation_of, unpack
+from feature_cache.packing import unpack_generation
 from feature_cache.rows import HotRows
 from feature_cache.store import NOTHING, LaneMeta, Store
 
@@ -98,10 +98,7 @@ class Mirror:
         slots: NDArray[np.int64],
     ) -> None:
         added = self.rows.add([keys[i] for i in missing.tolist()], lane)
-        rows = [row if row is not None and generation_of(row) == meta.generation else None for row in packed]
-        is_there = np.array([row is not None for row in rows], np.bool_)
-        self._is_absent[added] = ~is_there
-        unpack(self.rows, added[is_there], [row for row in rows if row is not None])
+        self._is_absent[added] = ~unpack_generation(self.rows, added, packed, meta.generation)
         slots[missing] = added
 
     def _make_room(self, keys: int) -> None:

@@ -1,18 +1,20 @@
 """The remembered events of a row: aggregated over trailing windows, or handed out as they are.
 
-What shares `remember` shares this file: numba keeps compiled code by the date of a kernel's own file, and
-would go on with an older `remember` in one that imports it.
+What shares `_remember` shares this file: numba keeps compiled code by the date of a kernel's own file, and
+would go on with an older `_remember` in one that imports it.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from feature_cache.layout import AGGREGATES
+from feature_cache.layout import AGGREGATES, Group, WindowGroup
+from feature_cache.stretches import GroupArrays, make_room
 
 # Position of each aggregate's flag in `wanted`.
 _COUNT, _SUM, _MEAN, _MIN, _MAX, _STD, _LAST, _SINCE, _DISTINCT = range(len(AGGREGATES))
@@ -21,9 +23,13 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def aggregate_codes(aggregates: tuple[str, ...]) -> NDArray[np.int64]:
-    """The aggregates as the numbers that the kernels take, in the order asked for."""
-    return np.array([AGGREGATES.index(name) for name in aggregates], np.int64)
+@cache
+def _asked(spec: Group) -> tuple[Ints, Ints]:
+    """The windows, and the aggregates in the order asked for, as the kernels take them."""
+    if not isinstance(spec, WindowGroup):
+        raise TypeError(f"group {spec.name!r} has no windows. This is a bug.")
+    codes = [AGGREGATES.index(name) for name in spec.aggregates]
+    return np.array(spec.windows_us, np.int64), np.array(codes, np.int64)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -36,52 +42,56 @@ def _after(times: Any, length: int, t: int) -> int:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def forget_all(length: Any, forgotten: Any, slot: int, t: int) -> None:
+def _forget_all(held: Any, slot: int, t: int) -> None:
     """Begin a row anew at t: times before it are of a clock that has been set back since."""
-    length[slot] = 0
-    forgotten[slot] = t - 1
+    held[slot].length = 0
+    held[slot].begin = 0
+    held[slot].forgotten = t - 1
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def remember(
-    times: Any, values: Any, length: Any, forgotten: Any, slot: int, t: int, x: Any, history_us: int
-) -> int:
+def _remember(times: Any, values: Any, row: Any, t: int, x: Any, capacity: int, history_us: int) -> int:
     """Insert one event into a row in time order; 0 held, 1 held and another one forgotten for it, 2 too late.
 
     Invariant: every held event is at or after `forgotten`, the newest time ever dropped or refused.
     So a question about (a, b] is answered exactly when forgotten <= a.
     """
-    n = length[slot]
-    capacity = times.shape[1]
-    newest = t if n == 0 or t > times[slot, n - 1] else times[slot, n - 1]
+    n = row.length
+    first = row.start + row.begin
+    newest = t if n == 0 else max(t, times[first + n - 1])
     edge = newest - history_us
     # At the time of one that was dropped is not too late: it comes after that one, as ties keep offset order.
-    if t < forgotten[slot] or t <= edge:
-        forgotten[slot] = max(forgotten[slot], t)
+    if t < row.forgotten or t <= edge:
+        row.forgotten = max(row.forgotten, t)
         return 2
     drop = 0
-    while drop < n and times[slot, drop] <= edge:
+    while drop < n and times[first + drop] <= edge:
         drop += 1
     status = 0
     if n - drop == capacity:  # full of events that still matter: the oldest one goes
         status = 1
-        if t < times[slot, drop]:
-            forgotten[slot] = max(forgotten[slot], t)
+        if t < times[first + drop]:
+            row.forgotten = max(row.forgotten, t)
             return 2
         drop += 1
     if drop > 0:
-        forgotten[slot] = max(forgotten[slot], times[slot, drop - 1])
+        row.forgotten = max(row.forgotten, times[first + drop - 1])
         n -= drop
+        first += drop
+    if first + n == row.start + row.room:  # at the end of the stretch: on from its front
         for j in range(n):
-            times[slot, j] = times[slot, j + drop]
-            values[slot, j] = values[slot, j + drop]
-    p = _after(times[slot], n, t)
-    for j in range(n, p, -1):
-        times[slot, j] = times[slot, j - 1]
-        values[slot, j] = values[slot, j - 1]
-    times[slot, p] = t
-    values[slot, p] = x
-    length[slot] = n + 1
+            times[row.start + j] = times[first + j]
+            values[row.start + j] = values[first + j]
+        first = row.start
+    p = first + n
+    while p > first and times[p - 1] > t:
+        times[p] = times[p - 1]
+        values[p] = values[p - 1]
+        p -= 1
+    times[p] = t
+    values[p] = x
+    row.begin = first - row.start
+    row.length = n + 1
     return status
 
 
@@ -150,15 +160,15 @@ def _aggregate(  # noqa: PLR0912 one pass over the row serves every aggregate
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def apply_windows(
+def _apply_windows(
     slots: Any,
     event_us: Any,
     x: Any,
     clock_reset: Any,
     times: Any,
     values: Any,
-    length: Any,
-    forgotten: Any,
+    held: Any,
+    capacity: int,
     lane_forgotten_us: Any,
     windows_us: Any,
     codes: Any,
@@ -167,26 +177,6 @@ def apply_windows(
     late: Any,
     incomplete: Any,
 ) -> int:
-    """Give each event its windows (t - w, t], itself included, then remember it; in offset order.
-
-    Args:
-        slots: (n,) int64 row of each event; -1: the event gets zeros and is not remembered.
-        event_us: (n,) int64 event time.
-        x: (n,) float64 the value aggregated.
-        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
-        times, values: (rows, capacity) int64, float64; sorted by time, ties in offset order.
-        length, forgotten: (rows,) int64; see `remember`.
-        lane_forgotten_us: (n,) int64; the lane knows nothing at or before this time.
-        windows_us: (w,) int64 ascending.
-        codes: (a,) int64 from `aggregate_codes`.
-        out: (n, w * a) float64, filled. std is of the population; last and since_last look at the event
-            before this one (since_last in seconds, the window's length when there is none).
-        late, incomplete: (n,) bool, set where the event came too late to count, or where its windows
-            reach back over something forgotten.
-
-    Returns:
-        How many events were forgotten because a row was full.
-    """
     overflow = 0
     for i in range(slots.shape[0]):
         s = slots[i]
@@ -195,11 +185,16 @@ def apply_windows(
             out[i] = 0.0
             continue
         if clock_reset[i]:
-            forget_all(length, forgotten, s, t)
-        _aggregate(times[s], values[s], length[s], t, True, x[i], windows_us, codes, out[i])
-        if max(forgotten[s], lane_forgotten_us[i]) > t - windows_us[-1]:
+            _forget_all(held, s, t)
+        row = held[s]
+        first = row.start + row.begin
+        last = first + row.length
+        _aggregate(
+            times[first:last], values[first:last], row.length, t, True, x[i], windows_us, codes, out[i]
+        )
+        if max(row.forgotten, lane_forgotten_us[i]) > t - windows_us[-1]:
             incomplete[i] = True
-        status = remember(times, values, length, forgotten, s, t, x[i], history_us)
+        status = _remember(times, values, row, t, x[i], capacity, history_us)
         if status == 2:
             late[i] = True
         elif status == 1:
@@ -207,67 +202,129 @@ def apply_windows(
     return overflow
 
 
+def apply_windows(
+    group: GroupArrays,
+    slots: NDArray[np.int64],
+    event_us: NDArray[np.int64],
+    x: Floats,
+    clock_reset: NDArray[np.bool_],
+    lane_forgotten_us: NDArray[np.int64],
+    out: Floats,
+    late: NDArray[np.bool_],
+    incomplete: NDArray[np.bool_],
+) -> int:
+    """Give each event its windows (t - w, t], itself included, then remember it; in offset order.
+
+    Args:
+        group: of a WindowGroup with w windows and a aggregates.
+        slots: (n,) int64 row of each event; -1: the event gets zeros and is not remembered.
+        event_us: (n,) int64 event time.
+        x: (n,) float64 the value aggregated.
+        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
+        lane_forgotten_us: (n,) int64; the lane knows nothing at or before this time.
+        out: (n, w * a) float64, filled. std is of the population; last and since_last look at the event
+            before this one (since_last in seconds, the window's length when there is none).
+        late, incomplete: (n,) bool, set where the event came too late to count, or where its windows
+            reach back over something forgotten.
+
+    Returns:
+        How many events were forgotten because a row was full.
+    """
+    make_room(group, slots)
+    windows_us, codes = _asked(group.spec)
+    overflow: int = _apply_windows(
+        slots,
+        event_us,
+        x,
+        clock_reset,
+        group.times,
+        group.values.reshape(-1),
+        group.held,
+        group.spec.capacity,
+        lane_forgotten_us,
+        windows_us,
+        codes,
+        group.spec.history_us,
+        out,
+        late,
+        incomplete,
+    )
+    return overflow
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def read_windows(
+def _read_windows(
     slots: Any,
     event_us: Any,
     times: Any,
     values: Any,
-    length: Any,
-    forgotten: Any,
+    held: Any,
     lane_forgotten_us: Any,
     windows_us: Any,
     codes: Any,
     out: Any,
     incomplete: Any,
 ) -> None:
-    """The windows (t - w, t] of somebody else's rows as of t, nothing newer, nothing remembered.
-
-    Shapes as in `apply_windows`; a slot of -1 is an entity without a row: every aggregate is 0.
-    """
     for i in range(slots.shape[0]):
         s = slots[i]
         t = event_us[i]
         known_us = lane_forgotten_us[i]
         if s >= 0:
-            _aggregate(times[s], values[s], length[s], t, False, 0.0, windows_us, codes, out[i])
-            known_us = max(known_us, forgotten[s])
+            row = held[s]
+            first = row.start + row.begin
+            last = first + row.length
+            part_us, part = times[first:last], values[first:last]
+            _aggregate(part_us, part, row.length, t, False, 0.0, windows_us, codes, out[i])
+            known_us = max(known_us, row.forgotten)
         else:
             out[i] = 0.0
         if known_us > t - windows_us[-1]:
             incomplete[i] = True
 
 
+def read_windows(
+    group: GroupArrays,
+    slots: NDArray[np.int64],
+    event_us: NDArray[np.int64],
+    lane_forgotten_us: NDArray[np.int64],
+    out: Floats,
+    incomplete: NDArray[np.bool_],
+) -> None:
+    """The windows (t - w, t] of somebody else's rows as of t, nothing newer, nothing remembered.
+
+    Shapes as in `apply_windows`; a slot of -1 is an entity without a row: every aggregate is 0.
+    """
+    windows_us, codes = _asked(group.spec)
+    _read_windows(
+        slots,
+        event_us,
+        group.times,
+        group.values.reshape(-1),
+        group.held,
+        lane_forgotten_us,
+        windows_us,
+        codes,
+        out,
+        incomplete,
+    )
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def apply_sequences(
+def _apply_sequences(
     slots: Any,
     event_us: Any,
     x: Any,
     clock_reset: Any,
     times: Any,
     values: Any,
-    length: Any,
-    forgotten: Any,
+    held: Any,
+    capacity: int,
     lane_forgotten_us: Any,
     history_us: int,
     out: Any,
     late: Any,
     incomplete: Any,
 ) -> None:
-    """Give each event its last readings, itself last, then remember it; in offset order.
-
-    Args:
-        slots, event_us: (n,) int64; a slot of -1: the event gets zeros and is not remembered.
-        x: (n, channels) float32 readings.
-        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
-        times, values: (rows, capacity) int64 and (rows, capacity, channels) float32, sorted by time.
-        length, forgotten: (rows,) int64; see `remember`.
-        lane_forgotten_us: (n,) int64; the lane may lack readings at or before this time.
-        out: (n, L, channels) float32, filled, oldest first; a history shorter than L is padded in front
-            with its oldest reading.
-        late, incomplete: (n,) bool, set where the event came too late to be kept, or where fewer than L
-            readings are known, or where others may belong between them.
-    """
     steps = out.shape[1]
     for i in range(slots.shape[0]):
         s = slots[i]
@@ -276,16 +333,61 @@ def apply_sequences(
             out[i] = 0.0
             continue
         if clock_reset[i]:
-            forget_all(length, forgotten, s, t)
-        p = _after(times[s], length[s], t)
+            _forget_all(held, s, t)
+        row = held[s]
+        first = row.start + row.begin
+        p = _after(times[first : first + row.length], row.length, t)
         known = min(p, steps - 1)
         pad = steps - 1 - known
+        oldest = first + p - known
         for j in range(known):
-            out[i, pad + j] = values[s, p - known + j]
+            out[i, pad + j] = values[oldest + j]
         out[i, steps - 1] = x[i]
         for j in range(pad):
             out[i, j] = out[i, pad]
-        if pad > 0 or (known > 0 and times[s, p - known] <= lane_forgotten_us[i]):
+        if pad > 0 or (known > 0 and times[oldest] <= lane_forgotten_us[i]):
             incomplete[i] = True
-        if remember(times, values, length, forgotten, s, t, x[i], history_us) == 2:
+        if _remember(times, values, row, t, x[i], capacity, history_us) == 2:
             late[i] = True
+
+
+def apply_sequences(
+    group: GroupArrays,
+    slots: NDArray[np.int64],
+    event_us: NDArray[np.int64],
+    x: NDArray[np.float32],
+    clock_reset: NDArray[np.bool_],
+    lane_forgotten_us: NDArray[np.int64],
+    out: NDArray[np.float32],
+    late: NDArray[np.bool_],
+    incomplete: NDArray[np.bool_],
+) -> None:
+    """Give each event its last readings, itself last, then remember it; in offset order.
+
+    Args:
+        group: of a SequenceGroup.
+        slots, event_us: (n,) int64; a slot of -1: the event gets zeros and is not remembered.
+        x: (n, channels) float32 readings.
+        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
+        lane_forgotten_us: (n,) int64; the lane may lack readings at or before this time.
+        out: (n, L, channels) float32, filled, oldest first; a history shorter than L is padded in front
+            with its oldest reading.
+        late, incomplete: (n,) bool, set where the event came too late to be kept, or where fewer than L
+            readings are known, or where others may belong between them.
+    """
+    make_room(group, slots)
+    _apply_sequences(
+        slots,
+        event_us,
+        x,
+        clock_reset,
+        group.times,
+        group.values,
+        group.held,
+        group.spec.capacity,
+        lane_forgotten_us,
+        group.spec.history_us,
+        out,
+        late,
+        incomplete,
+    )

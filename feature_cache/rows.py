@@ -1,17 +1,16 @@
-"""Rows in process memory: entity to slot, one array per remembered thing, least recently used out first."""
+"""Rows in process memory: one array per remembered thing, least recently used out first."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import repeat
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_cache.layout import NEVER_US, Group, Layout
+from feature_cache.key_index import KeyIndex, Keys, keys_of
+from feature_cache.layout import NEVER_US, Layout
+from feature_cache.stretches import drop_rows, empty_group
 
 
 class RowsFullError(RuntimeError):
@@ -22,35 +21,13 @@ class WrongLaneError(RuntimeError):
     """One entity arrived on two partitions, so its row would have two owners."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupArrays:
-    """One group of all rows."""
-
-    spec: Group
-    times: NDArray[np.int64]  # (rows, capacity) event time, ascending, ties in offset order
-    values: NDArray[Any]  # (rows, capacity, channels)
-    length: NDArray[np.int64]  # (rows,) how many are remembered
-    forgotten: NDArray[np.int64]  # (rows,) newest time ever dropped or refused
-
-
-def _empty_group(spec: Group, rows: int) -> GroupArrays:
-    # np.zeros of this size is mapped, not touched: memory is used as rows fill up.
-    return GroupArrays(
-        spec=spec,
-        times=np.zeros((rows, spec.capacity), np.int64),
-        values=np.zeros((rows, spec.capacity, spec.channels), spec.dtype),
-        length=np.zeros(rows, np.int64),
-        forgotten=np.full(rows, NEVER_US, np.int64),
-    )
-
-
 class HotRows:
     """Packed state of up to `capacity` entities; a row's slot stays its own until it is dropped."""
 
     def __init__(self, layout: Layout, capacity: int) -> None:
         self.layout = layout
         self.capacity = capacity
-        self.groups = tuple(_empty_group(spec, capacity) for spec in layout.groups)
+        self.groups = tuple(empty_group(spec, capacity) for spec in layout.groups)
         self.alert_level = np.zeros(capacity, np.uint8)  # 0 none, else severity 1..
         self.alert_us = np.full(capacity, NEVER_US, np.int64)  # event time of the last alert raised
         self.newest_us = np.full(capacity, NEVER_US, np.int64)  # event time of the newest event remembered
@@ -59,33 +36,32 @@ class HotRows:
         self.is_dirty = np.zeros(capacity, np.bool_)
         self.is_guess = np.zeros(capacity, np.bool_)  # began from nothing while the store was away
         self._used_at = np.zeros(capacity, np.int64)
-        self._key: list[bytes | None] = [None] * capacity
-        self._slot: dict[bytes, int] = {}
-        self._free = list(range(capacity - 1, -1, -1))
+        self._index = KeyIndex(capacity)
+        self._free = np.arange(capacity - 1, -1, -1)  # its first ones, as many as have no row
         self._clock = 0
 
     def __len__(self) -> int:
-        return len(self._slot)
+        return len(self._index)
 
-    def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+    def find(self, keys: Keys | Sequence[bytes]) -> NDArray[np.int64]:
         """(n,) slot of each entity, -1 where it is not in memory; touches what it finds."""
-        slots = np.fromiter(map(self._slot.get, keys, repeat(-1)), np.int64, len(keys))
+        slots = self._index.find(keys_of(keys))
         self._clock += 1
         self._used_at[slots[slots >= 0]] = self._clock
         return slots
 
-    def add(self, keys: Sequence[bytes], lane: int) -> NDArray[np.int64]:
-        """Empty rows for entities not in memory; clean rows make room, oldest use first.
+    def add(self, keys: Keys | Sequence[bytes], lane: int) -> NDArray[np.int64]:
+        """Empty rows for distinct entities not in memory; clean rows make room, oldest use first.
 
         Raises:
             RowsFullError: no clean row is left to make room with.
         """
-        if len(self._free) < len(keys):
-            self._evict(len(keys) - len(self._free))
-        slots = np.array([self._free.pop() for _ in keys], np.int64)
-        for key, slot in zip(keys, slots.tolist(), strict=True):
-            self._slot[key] = slot
-            self._key[slot] = key
+        free = self.capacity - len(self)
+        if free < len(keys):
+            self._evict(len(keys) - free)
+            free = self.capacity - len(self)
+        slots = self._free[free - len(keys) : free][::-1].copy()
+        self._index.add(keys_of(keys), slots)
         self.lane[slots] = lane
         self._used_at[slots] = self._clock
         return slots
@@ -96,7 +72,7 @@ class HotRows:
 
     def keys(self, slots: NDArray[np.int64]) -> list[bytes]:
         """The entities in these slots."""
-        return [key for slot in slots.tolist() if (key := self._key[slot]) is not None]
+        return self._index.keys(slots).to_list()
 
     def drop_lane(self, lane: int) -> None:
         """Forget a lane's rows, changed ones too."""
@@ -115,12 +91,9 @@ class HotRows:
         self._drop(clean[oldest])
 
     def _drop(self, slots: NDArray[np.int64]) -> None:
-        for slot in slots.tolist():
-            key = self._key[slot]
-            if key is not None:
-                del self._slot[key]
-            self._key[slot] = None
-        self._free.extend(slots.tolist())
+        free = self.capacity - len(self)
+        self._index.remove(slots)
+        self._free[free : free + len(slots)] = slots
         self.lane[slots] = -1
         self.is_dirty[slots] = False
         self.is_guess[slots] = False
@@ -129,10 +102,11 @@ class HotRows:
         self.newest_us[slots] = NEVER_US
         self.steps_back[slots] = 0
         for group in self.groups:
-            group.length[slots] = 0
-            group.forgotten[slots] = NEVER_US
+            drop_rows(group, slots)
 
-    def check_lane(self, slots: NDArray[np.int64], lanes: NDArray[np.int32], keys: Sequence[bytes]) -> None:
+    def check_lane(
+        self, slots: NDArray[np.int64], lanes: NDArray[np.int32], keys: Keys | Sequence[bytes]
+    ) -> None:
         """Raise WrongLaneError where an entity's row belongs to another lane than its event came from."""
         wrong = np.flatnonzero(self.lane[slots] != lanes)
         if len(wrong):

@@ -14,6 +14,7 @@ import pyarrow as pa
 from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from feature_cache.key_index import distinct, keys_of
 from feature_cache.lanes import Lanes
 from feature_cache.lookup import read_lookup
 from feature_cache.mirror import Mirror
@@ -284,5 +285,8 @@ def _warm(
 
 
 def _warm_packing(rows: HotRows) -> None:
-    slots = rows.add([b"warm"], 0)
+    keys = keys_of([b"warm"])
+    firsts, _ = distinct(keys)
+    slots = rows.add(keys.take(firsts).to_list(), 0)
     unpack(rows, slots, pack(rows, slots, 0))
+    rows.drop_lane(0)

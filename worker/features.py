@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
-from feature_cache.recent import aggregate_codes, apply_sequences, apply_windows
+from feature_cache.recent import apply_sequences, apply_windows
 from worker.batch import Events, Features
 from worker.config import CalendarFeature
 from worker.decode import future_from_us
@@ -77,7 +78,7 @@ def enrich(
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
     slots = np.full(n, -1, np.int64)
     if plan.keeps_rows:
-        slots, loaded, new = lanes.load(events.records.keys.to_list(), events.records.partition)
+        slots, loaded, new = lanes.load(_keys(events), events.records.partition)
         degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
         meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     for column, field in plan.fields:
@@ -103,6 +104,11 @@ def enrich(
         degradation=degradation,
         lookup_age_ms=lookup_age_ms,
     )
+
+
+def _keys(events: Events) -> Keys:
+    keys = events.records.keys
+    return Keys(keys.data, keys.starts, keys.ends)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,21 +164,15 @@ def _remember(
     arrays = {group.spec.name: group for group in lanes.rows.groups}
     lane_forgotten_us = _lane_forgotten(events, lanes)
     for column, group, field in plan.windows:
-        kept = arrays[group.name]
         out = np.empty((len(events), len(group.columns)))
+        x = numbers(events.table, field)
         apply_windows(
+            arrays[group.name],
             slots,
             events.event_us,
-            numbers(events.table, field),
+            x,
             order.clock_reset,
-            kept.times,
-            kept.values.reshape(kept.times.shape),
-            kept.length,
-            kept.forgotten,
             lane_forgotten_us,
-            np.array(group.windows_us, np.int64),
-            aggregate_codes(group.aggregates),
-            group.history_us,
             out,
             late,
             incomplete,
@@ -180,22 +180,17 @@ def _remember(
         scalars[:, column : column + out.shape[1]] = out
     sequences: dict[str, NDArray[np.float32]] = {}
     for sequence in plan.sequences:
-        kept = arrays[sequence.name]
         readings = np.empty((len(events), len(sequence.fields)), np.float32)
         for channel, field in enumerate(sequence.fields):
             readings[:, channel] = numbers(events.table, field)
         out_f32 = np.empty((len(events), sequence.length, len(sequence.fields)), np.float32)
         apply_sequences(
+            arrays[sequence.name],
             slots,
             events.event_us,
             readings,
             order.clock_reset,
-            kept.times,
-            kept.values,
-            kept.length,
-            kept.forgotten,
             lane_forgotten_us,
-            sequence.history_us,
             out_f32,
             late,
             incomplete,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from feature_cache.lanes import Lanes, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import CorruptRowError, pack
-from feature_cache.recent import aggregate_codes, apply_windows
+from feature_cache.recent import apply_windows
 from feature_cache.rows import HotRows, RowsFullError
 from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, StoreUnavailableError
 
@@ -40,20 +40,13 @@ def apply(owner: Lanes, log: list[tuple[bytes, int, float]], begin: int, end: in
     slots, _, _ = owner.load([key for key, _, _ in part], np.full(n, PARTITION, np.int32))
     event_us = np.array([t for _, t, _ in part], np.int64)
     out = np.zeros((n, 2))
-    arrays = owner.rows.groups[0]
     apply_windows(
+        owner.rows.groups[0],
         slots,
         event_us,
         np.array([x for _, _, x in part], np.float64),
         np.zeros(n, np.bool_),
-        arrays.times,
-        arrays.values.reshape(arrays.times.shape),
-        arrays.length,
-        arrays.forgotten,
         np.full(n, NEVER_US, np.int64),
-        np.array(GROUP.windows_us, np.int64),
-        aggregate_codes(GROUP.aggregates),
-        GROUP.history_us,
         out,
         np.zeros(n, np.bool_),
         np.zeros(n, np.bool_),

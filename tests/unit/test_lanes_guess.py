@@ -13,10 +13,10 @@ import pytest
 
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
-from feature_cache.recent import aggregate_codes, apply_windows
+from feature_cache.recent import apply_windows
 from feature_cache.rows import HotRows, RowsFullError
 from feature_cache.store import LaneMeta, MemoryStore, StoreUnavailableError
-from tests.unit.test_lanes import GROUP, LAYOUT, slow_sums
+from tests.unit.test_lanes import LAYOUT, slow_sums
 
 PARTITIONS = 2
 EVENTS = 50  # of each partition
@@ -99,20 +99,14 @@ class World:
         part, n = [self.logs[p][offset] for p, offset in places], len(places)
         slots, _, _ = self.lanes.load([key for key, _, _ in part], np.array([p for p, _ in places], np.int32))
         guessed = self.lanes.rows.is_guess[slots].tolist()
-        out, arrays = np.zeros((n, 2)), self.lanes.rows.groups[0]
+        out = np.zeros((n, 2))
         apply_windows(
+            self.lanes.rows.groups[0],
             slots,
             np.array([t for _, t, _ in part], np.int64),
             np.array([x for _, _, x in part], np.float64),
             np.zeros(n, np.bool_),
-            arrays.times,
-            arrays.values.reshape(arrays.times.shape),
-            arrays.length,
-            arrays.forgotten,
             np.full(n, NEVER_US, np.int64),
-            np.array(GROUP.windows_us, np.int64),
-            aggregate_codes(GROUP.aggregates),
-            GROUP.history_us,
             out,
             np.zeros(n, np.bool_),
             np.zeros(n, np.bool_),

@@ -16,6 +16,7 @@ from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.mirror import Mirror
 from feature_cache.rows import HotRows
 from feature_cache.store import LaneMeta, MemoryStore
+from feature_cache.stretches import begin_rows
 
 GROUP = WindowGroup(
     name="w", over="x", windows_us=(1000,), window_labels=("w",), aggregates=("count",), capacity=4
@@ -52,8 +53,9 @@ class Owner:
     def write(self, key: bytes, time_us: int) -> None:
         lane = LANE_OF[key]
         slots, *_ = self.lanes.load([key], np.array([lane], np.int32))
-        arrays = self.rows.groups[0]
-        arrays.times[slots[0], 0], arrays.length[slots[0]] = time_us, 1
+        group = self.rows.groups[0]
+        begin_rows(group, slots, np.ones(1, np.int64))
+        group.events(int(slots[0]))[0][:] = time_us
         self.offset[lane] += 1
         self.lanes.changed(slots)
         self.lanes.advance(lane, self.offset[lane], time_us, time_us)
@@ -64,9 +66,9 @@ def read(mirror: Mirror, keys: list[bytes]) -> list[tuple[int, int]]:
     """For each key the time in its row (0 without one), and up to when its lane is complete."""
     lanes = np.array([LANE_OF[key] for key in keys], np.int32)
     slots, complete_us, _ = mirror.read(keys, lanes)
-    times = mirror.rows.groups[0].times
+    group = mirror.rows.groups[0]
     return [
-        (int(times[slot, 0]) if slot >= 0 else 0, complete)
+        (int(group.events(slot)[0][0]) if slot >= 0 else 0, complete)
         for slot, complete in zip(slots.tolist(), complete_us.tolist(), strict=True)
     ]
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from feature_cache.layout import FOREVER_US, NEVER_US, Layout, SequenceGroup, WindowGroup
 from feature_cache.order import TimePolicy
-from feature_cache.recent import aggregate_codes, apply_windows
+from feature_cache.recent import apply_windows
+from feature_cache.stretches import empty_group
 from worker.decide import DecisionPolicy
 from worker.rebuild import Log, Reach, Sample, last_older, place, reach
 
@@ -73,19 +74,22 @@ def features(
         np.zeros(n, np.bool_),
     )
     event_us = np.array([log[i].event_us for i in offsets], np.int64)
+    group = WindowGroup(
+        name="w",
+        over="x",
+        windows_us=WINDOWS_US,
+        window_labels=("short", "long"),
+        aggregates=AGGREGATES,
+        capacity=capacity,
+        allowed_lateness_us=LATENESS_US,
+    )
     apply_windows(
+        empty_group(group, 3),
         np.array([log[i].slot for i in offsets], np.int64),
         event_us,
         np.array([(i * 7) % 5 for i in offsets], np.float64),
         np.zeros(n, np.bool_),
-        np.zeros((3, capacity), np.int64),
-        np.zeros((3, capacity)),
-        np.zeros(3, np.int64),
-        np.full(3, NEVER_US, np.int64),
         np.full(n, event_us[0] if n and forgotten_us == FOREVER_US else forgotten_us, np.int64),
-        np.array(WINDOWS_US, np.int64),
-        aggregate_codes(AGGREGATES),
-        WINDOWS_US[-1] + LATENESS_US,
         out,
         late,
         incomplete,

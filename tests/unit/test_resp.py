@@ -27,3 +27,12 @@ def test_sizes_of_every_length_are_written_whole() -> None:
     words = [b"x" * size for size in (0, 1, 9, 10, 11, 99, 100, 101, 999, 1000, 123_456)] * 4
 
     assert b"".join(Packer().pack("EVALSHA", *words)) == plainly("EVALSHA", *words)
+
+
+def test_a_command_of_very_many_words_leaves_in_parts_that_are_the_same_bytes() -> None:
+    words = [b"\r\n$%d" % i * (i % 40) for i in range(1100)]
+
+    parts = [bytes(part) for part in Packer().pack("EVALSHA", *words)]
+
+    assert b"".join(parts) == plainly("EVALSHA", *words)
+    assert max(map(len, parts)) < 16_384

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_cache.layout import Layout, SequenceGroup, WindowGroup
-from feature_cache.packing import CorruptRowError, generation_of, pack, unpack
+from feature_cache.packing import CorruptRowError, pack, unpack, unpack_generation
 from feature_cache.rows import HotRows, RowsFullError, WrongLaneError
+from feature_cache.stretches import begin_rows
 
 LAYOUT = Layout(
     groups=(
@@ -26,12 +27,12 @@ def filled(rows: HotRows, count: int, seed: int) -> np.ndarray[tuple[int], np.dt
     rng = np.random.default_rng(seed)
     slots = rows.add([b"entity-%d" % i for i in range(count)], 0)
     for group in rows.groups:
-        group.length[slots] = rng.integers(0, group.spec.capacity + 1, count)
+        begin_rows(group, slots, rng.integers(0, group.spec.capacity + 1, count))
         group.forgotten[slots] = rng.integers(-(2**62), 2**62, count)
         for slot in slots.tolist():
-            n = group.length[slot]
-            group.times[slot, :n] = rng.integers(-(2**62), 2**62, n)
-            group.values[slot, :n] = rng.normal(size=(n, group.spec.channels))
+            times, values = group.events(slot)
+            times[:] = rng.integers(-(2**62), 2**62, len(times))
+            values[:] = rng.normal(size=values.shape)
     rows.alert_level[slots] = rng.integers(0, 255, count)
     rows.alert_us[slots] = rng.integers(-(2**62), 2**62, count)
     rows.newest_us[slots] = rng.integers(-(2**62), 2**62, count)
@@ -50,12 +51,36 @@ def test_a_row_unpacks_to_what_was_packed(count: int, seed: int, generation: int
     unpack(copies, copied, packed)
 
     assert pack(copies, copied, generation) == packed
-    assert all(generation_of(row) == generation for row in packed)
     for group, copy in zip(rows.groups, copies.groups, strict=True):
         for slot, twin in zip(slots.tolist(), copied.tolist(), strict=True):
-            n = group.length[slot]
-            np.testing.assert_array_equal(copy.times[twin, :n], group.times[slot, :n])
-            np.testing.assert_array_equal(copy.values[twin, :n], group.values[slot, :n])
+            for unpacked, filled_in in zip(copy.events(twin), group.events(slot), strict=True):
+                np.testing.assert_array_equal(unpacked, filled_in)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["kept", "older", "none", "cut", "short", "version"]), max_size=10))
+def test_only_whole_rows_of_the_generation_asked_for_are_unpacked(kinds: list[str]) -> None:
+    rows, copies = HotRows(LAYOUT, 16), HotRows(LAYOUT, 16)
+    slots = filled(rows, len(kinds), 3)
+    packed: list[bytes | None] = []
+    for kind, row, older in zip(kinds, pack(rows, slots, 7), pack(rows, slots, 6), strict=True):
+        choices = {
+            "older": older,
+            "none": None,
+            "cut": row[:-1],
+            "short": row[:16],
+            "version": b"\0" + row[1:],
+        }
+        packed.append(choices.get(kind, row))
+    copied = copies.add(rows.keys(slots), 0)
+
+    is_kept = unpack_generation(copies, copied, packed, 7)
+
+    assert is_kept.tolist() == [kind == "kept" for kind in kinds]
+    assert pack(copies, copied[is_kept], 7) == [
+        row for row, kept in zip(packed, is_kept, strict=True) if kept
+    ]
+    assert (copies.groups[0].length[copied[~is_kept]] == 0).all()
 
 
 @settings(deadline=None)

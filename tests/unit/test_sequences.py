@@ -7,10 +7,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from feature_cache.layout import FOREVER_US, NEVER_US
+from feature_cache.layout import NEVER_US, SequenceGroup
 from feature_cache.recent import apply_sequences
+from feature_cache.stretches import empty_group
 
 STEPS, CHANNELS = 4, 2
+
+
+def group_of(capacity: int) -> SequenceGroup:
+    return SequenceGroup(name="s", fields=("a", "b"), length=STEPS, capacity=capacity)
 
 
 @settings(deadline=None)
@@ -23,22 +28,17 @@ def test_a_sequence_is_the_last_readings_as_of_the_event(
     events: list[tuple[int, int]], capacity: int
 ) -> None:
     n = len(events)
-    times, values = np.zeros((2, capacity), np.int64), np.zeros((2, capacity, CHANNELS), np.float32)
     out = np.full((n, STEPS, CHANNELS), np.nan, np.float32)
     late, incomplete = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     readings = np.arange(n * CHANNELS, dtype=np.float32).reshape(n, CHANNELS)
 
     apply_sequences(
+        empty_group(group_of(capacity), 2),
         np.array([e[0] for e in events], np.int64),
         np.array([e[1] for e in events], np.int64),
         readings,
         np.zeros(n, np.bool_),
-        times,
-        values,
-        np.zeros(2, np.int64),
-        np.full(2, NEVER_US, np.int64),
         np.full(n, NEVER_US, np.int64),
-        FOREVER_US,
         out,
         late,
         incomplete,
@@ -83,16 +83,12 @@ def run(
     late, incomplete = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     places = np.arange(first, first + n, dtype=np.float32)
     apply_sequences(
+        empty_group(group_of(64), 2),
         np.array([slot for slot, _ in events], np.int64),
         np.array([t for _, t in events], np.int64),
         np.stack([places, -places], axis=1),
         np.zeros(n, np.bool_),
-        np.zeros((2, 64), np.int64),
-        np.zeros((2, 64, CHANNELS), np.float32),
-        np.zeros(2, np.int64),
-        np.full(2, NEVER_US, np.int64),
         np.full(n, forgotten_us, np.int64),
-        FOREVER_US,
         out,
         late,
         incomplete,

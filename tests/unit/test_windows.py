@@ -10,10 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from feature_cache.layout import AGGREGATES, NEVER_US
-from feature_cache.recent import aggregate_codes, apply_windows, read_windows
+from feature_cache.layout import AGGREGATES, NEVER_US, WindowGroup
+from feature_cache.recent import apply_windows, read_windows
+from feature_cache.stretches import GroupArrays, empty_group
 
 WINDOWS_US = (10, 30, 100)
+
+
+def group_of(capacity: int, lateness_us: int, aggregates: tuple[str, ...]) -> WindowGroup:
+    return WindowGroup(
+        name="w",
+        over="x",
+        windows_us=WINDOWS_US,
+        window_labels=tuple(map(str, WINDOWS_US)),
+        aggregates=aggregates,
+        capacity=capacity,
+        allowed_lateness_us=lateness_us,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -24,10 +37,7 @@ class Run:
     late: NDArray[np.bool_]
     incomplete: NDArray[np.bool_]
     overflow: int
-    times: NDArray[np.int64]
-    values: NDArray[np.float64]
-    length: NDArray[np.int64]
-    forgotten: NDArray[np.int64]
+    group: GroupArrays
 
 
 def run(
@@ -41,23 +51,16 @@ def run(
 ) -> Run:
     """Apply (slot, event_us, value) events to three empty rows."""
     n = len(events)
-    times, values = np.zeros((3, capacity), np.int64), np.zeros((3, capacity))
-    length, forgotten = np.zeros(3, np.int64), np.full(3, NEVER_US, np.int64)
+    group = empty_group(group_of(capacity, lateness_us, aggregates), 3)
     out = np.full((n, len(WINDOWS_US) * len(aggregates)), np.nan)
     late, incomplete = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     overflow = apply_windows(
+        group,
         np.array([e[0] for e in events], np.int64),
         np.array([e[1] for e in events], np.int64),
         np.array([e[2] for e in events], np.float64),
         np.zeros(n, np.bool_) if clock_reset is None else clock_reset,
-        times,
-        values,
-        length,
-        forgotten,
         np.full(n, lane_forgotten_us, np.int64),
-        np.array(WINDOWS_US, np.int64),
-        aggregate_codes(aggregates),
-        WINDOWS_US[-1] + lateness_us,
         out,
         late,
         incomplete,
@@ -67,10 +70,7 @@ def run(
         late=late,
         incomplete=incomplete,
         overflow=overflow,
-        times=times,
-        values=values,
-        length=length,
-        forgotten=forgotten,
+        group=group,
     )
 
 
@@ -143,7 +143,7 @@ def test_an_event_older_than_the_history_changes_nothing_and_is_late() -> None:
 
     assert with_late.late.tolist() == [False, True, False]
     assert with_late.out[2].tolist() == in_time.out[1].tolist()
-    assert with_late.length[0] == 2
+    assert with_late.group.length[0] == 2
 
 
 def test_a_row_too_small_says_so_for_as_long_as_it_matters() -> None:
@@ -166,21 +166,16 @@ def test_reading_as_of_a_time_sees_nothing_newer(
 ) -> None:
     """A lookup of a row that has moved on equals the row as it was then, unless it says otherwise."""
     events = sorted(events, key=lambda e: e[1])
-    kept = run(events, capacity=80, lateness_us=150)
+    kept = run(events, capacity=80, lateness_us=150, aggregates=("count", "mean"))
     asked = [(slot, t) for t in times for slot in (0, 1, 2, -1)]
     out = np.full((len(asked), 6), np.nan)
     incomplete = np.zeros(len(asked), np.bool_)
 
     read_windows(
+        kept.group,
         np.array([slot for slot, _ in asked], np.int64),
         np.array([t for _, t in asked], np.int64),
-        kept.times,
-        kept.values,
-        kept.length,
-        kept.forgotten,
         np.full(len(asked), NEVER_US, np.int64),
-        np.array(WINDOWS_US, np.int64),
-        aggregate_codes(("count", "mean")),
         out,
         incomplete,
     )
