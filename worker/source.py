@@ -21,6 +21,10 @@ _ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
 _COMPLAIN_MS = 10_000.0
 _SHUT_OUT_MS = 120_000.0  # well above any session timeout: whoever still has our instance id then is alive
 _KNOCK_EVERY_S = 1.0
+_WAITED_MS, _TAKEN_MS = (
+    1.0,
+    0.01,
+)  # a client that has records gives them sooner: at most so long, and for each
 _UNREADY_MS = 1000.0  # a partition that cannot be told where to read for longer is assigned anew
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
 _PRODUCER_ONLY = (
@@ -116,7 +120,8 @@ class Source:
         self._unready_ms: dict[int, float] = {}  # since when it has refused to
         self._error: BaseException | None = None  # raised in a callback
         self._complained_ms: dict[int, float] = {}  # error code to when it was last logged
-        self.first_at_ms = now_ms()  # when the first record of the last poll was here
+        self._empty_ms = now_ms()  # when nothing was waiting here the last time
+        self.first_at_ms = now_ms()  # when the first record of the last poll was here, at the earliest
         self.is_drained = True  # the last poll took all that was here
 
     def partition_count(self) -> int:
@@ -218,7 +223,7 @@ class Source:
         Args:
             room: how many are wanted at most.
             wait_ms: how long to wait for the first.
-            gather_ms: how long to wait for more once the first is here; 0 takes what is here already.
+            gather_ms: how long after the first was here to wait for more; 0 takes what is here already.
 
         Raises:
             OffsetsGoneError: a partition cannot be read on from where it is; take all lanes again.
@@ -226,12 +231,19 @@ class Source:
         """
         self._gone.clear()
         # consume(n, t) waits all of t unless n records arrive: so first wait for one, then gather.
+        asked_ms = self._now_ms()
         messages = self.consumer.consume(1, wait_ms / 1000)
-        self.first_at_ms = self._now_ms()
+        seen_ms = self._now_ms()
+        # One that was here before we asked may have come at any time since there was none.
+        self.first_at_ms = seen_ms if seen_ms - asked_ms > _WAITED_MS else self._empty_ms
         if messages and room > 1:
-            messages += self.consumer.consume(room - 1, gather_ms / 1000)
+            left_ms = max(0.0, gather_ms - (seen_ms - self.first_at_ms))
+            messages += self.consumer.consume(room - 1, left_ms / 1000)
         self._raise_kept()
         self.is_drained = len(messages) < room
+        now_ms = self._now_ms()
+        if self.is_drained or now_ms - seen_ms > _WAITED_MS + _TAKEN_MS * len(messages):
+            self._empty_ms = now_ms
         good = [m for m in messages if m.error() is None]
         if len(good) < len(messages):
             self._judge([m for m in messages if m.error() is not None])
