@@ -118,11 +118,11 @@ class RunningWorker:
             raise
 
 
-def start_worker(files: Sequence[Path], log: Path, env: Mapping[str, str]) -> RunningWorker:
+def start_worker(files: Sequence[Path], log: Path, env: Mapping[str, str], *options: str) -> RunningWorker:
     """Start `penstock run` on these files; the caller stops it."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", "run", *map(str, files)],
+            [sys.executable, "-m", "worker.cli", "run", *map(str, files), *options],
             cwd=REPOSITORY,
             env={**os.environ, "PENSTOCK_ADMIN_PORT": "0", **env},
             stdin=subprocess.DEVNULL,

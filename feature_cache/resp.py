@@ -11,7 +11,7 @@ from redis.connection import HiredisRespSerializer
 
 _MANY = 32  # words; with fewer the client's own way is as good
 _DIGITS = 20
-# Packed at once, all rows of a write would need so much new memory that its page faults cost more than the rest:
+# All rows of a write packed at once take so much new memory that its page faults cost more than the rest:
 # 8,000 of 1.3 KB took 7 us of CPU a row, in parts 2.5. Parts of so many rows stay in the heap.
 _TOO_MANY, _PART = 1024, 64
 
@@ -23,7 +23,7 @@ class Packer:
         self._few: Any = HiredisRespSerializer()
 
     def pack(self, *words: Any) -> Iterable[bytes | memoryview]:
-        """The bytes of one command, in parts that follow each other; the first word, its name, may be text."""
+        """The bytes of one command, part by part; the first word, its name, may be text."""
         if len(words) < _MANY or not isinstance(words[0], str):
             packed: list[bytes] = self._few.pack(*words)
             return packed

@@ -49,6 +49,7 @@ from worker.rules import scoring_rule
 from worker.scoring import Scorer
 from worker.scout import Scout
 from worker.sink import Sink, producer_config
+from worker.slo import Pace
 from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate
 
@@ -166,7 +167,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
             when_undecided=sink.undecided if transactional_id else None,
         ),
         lookups=(*lookups, *profiles),
-        batcher=Batcher(batch_policy(pipeline)),
+        batcher=_batcher(pipeline, meter),
         scorer=scorer,
         decision=decision,
         stamp=_stamp(pipeline, plan, scorer, decision, privacy),
@@ -215,6 +216,14 @@ def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec |
 def open_registry(pipeline: Pipeline, url: str | None) -> Registry | None:
     """The registry at this address, by the pipeline's login; None without one."""
     return Registry(registry_settings(pipeline, url)) if url else None
+
+
+def _batcher(pipeline: Pipeline, meter: Meter) -> Batcher:
+    policy, objective_ms = batch_policy(pipeline), pipeline.batching.latency_slo_ms
+    if objective_ms is None:
+        meter.paced(policy.max_rows, 0.0 if policy.eager else policy.max_wait_ms, 0.0, False)
+        return Batcher(policy)
+    return Batcher(policy, Pace(objective_ms, policy.max_rows, meter.paced, pipeline.name).turned)
 
 
 def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from worker.batch import Batch, join
+from worker.slo import Turn, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +22,20 @@ class BatchPolicy:
 class Batcher:
     """Parts of a batch not yet full; time comes in as an argument."""
 
-    def __init__(self, policy: BatchPolicy) -> None:
+    def __init__(self, policy: BatchPolicy, choose: Callable[[Turn], Window] | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            policy: when a batch leaves.
+            choose: gives max_rows and max_wait_ms anew after each batch; without it they stay.
+        """
         self._policy = policy
+        self._choose = choose
+        self._taken = (0, 0.0, True)  # of the last batch: rows, when its first event came, is_idle
         self._parts: list[Batch] = []
         self._rows = 0
         self._size_bytes = 0
-        self._deadline_ms = 0.0
+        self._first_at_ms = 0.0
         self._is_idle = False
 
     def __len__(self) -> int:
@@ -45,7 +55,7 @@ class Batcher:
         """How long a poll may wait for more before this batch is due."""
         if not self._parts:
             return at_most_ms
-        return min(at_most_ms, max(0.0, self._deadline_ms - now_ms))
+        return min(at_most_ms, max(0.0, self._first_at_ms + self._policy.max_wait_ms - now_ms))
 
     def gather_ms(self, now_ms: float) -> float:
         """How long a poll may go on gathering once it has a record: decoding once a batch is cheaper."""
@@ -58,11 +68,11 @@ class Batcher:
 
         Args:
             size_bytes: bytes of the records that these rows came from.
-            first_at_ms: when the first of these records was here.
+            first_at_ms: when the first of these records was here, at the earliest.
             is_idle: nothing more was waiting when these were polled.
         """
         if not self._parts:
-            self._deadline_ms = first_at_ms + self._policy.max_wait_ms
+            self._first_at_ms = first_at_ms
         self._parts.append(batch)
         self._rows += len(batch)
         self._size_bytes += size_bytes
@@ -78,13 +88,37 @@ class Batcher:
             return "bytes"
         if self._policy.eager and self._is_idle:
             return "idle"
-        return "wait" if now_ms >= self._deadline_ms else None
+        return "wait" if now_ms >= self._first_at_ms + self._policy.max_wait_ms else None
 
     def take(self) -> Batch:
         """Everything added since the last take, as one batch; there must be something."""
         batch = join(self._parts)
+        self._taken = (self._rows, self._first_at_ms, self._is_idle)
         self.clear()
         return batch
+
+    def done(self, asked_ms: float, polled_ms: float, done_ms: float) -> None:
+        """The batch taken last was scored: choose what the next one may be, where there is an objective.
+
+        Args:
+            asked_ms: when the poll that completed it began.
+            polled_ms: when that poll ended.
+            done_ms: when its scores had been handed to the client.
+        """
+        if self._choose is None:
+            return
+        rows, came_ms, is_drained = self._taken
+        window = self._choose(
+            Turn(
+                rows=rows,
+                asked_ms=asked_ms,
+                came_ms=came_ms,
+                polled_ms=polled_ms,
+                done_ms=done_ms,
+                is_drained=is_drained,
+            )
+        )
+        self._policy = replace(self._policy, max_rows=window.max_rows, max_wait_ms=window.max_wait_ms)
 
     def clear(self) -> None:
         """Forget everything added since the last take; it will be read again."""

@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   penstock demo --seconds 20                          both pipelines, simulated, no services needed
   penstock validate pipelines/fraud.yaml              what a file would do, and which feature feeds the model
   penstock run pipelines/fraud.yaml                   one member of the consumer group; start more to scale
+  penstock run pipelines/fraud.yaml --processes 4     four members, a process each
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
@@ -76,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", "Run pipelines as a member of their consumer groups, until SIGTERM.")
     run.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pipeline files; a thread each")
+    run.add_argument(
+        "--processes",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="so many members of each group, a process each with the admin port of the file plus 0, 1, ...; "
+        "when one ends, all end with its code",
+    )
+    # What the processes are started with: which of them this is.
+    run.add_argument("--member", type=int, default=None, help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
 
     validate = command("validate", "Say what a pipeline file would do, or what is wrong with it.")
@@ -107,21 +118,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _logs_for(pipelines: Sequence[Pipeline]) -> None:
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"found {count}, expected at least 1")
+    return count
+
+
+def _logs_for(pipelines: Sequence[Pipeline], process: int | None = None) -> None:
     from schemas.schema import load_schema
 
     secrets = {secret for pipeline in pipelines for secret in pipeline.secrets}
     personal = {
         field for p in pipelines for field in load_schema(p.source.schema_ref, p.base).personal_fields
     }
-    configure_logs(secrets, personal, is_terminal=sys.stderr.isatty())
+    configure_logs(secrets, personal, is_terminal=sys.stderr.isatty(), process=process)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    pipelines = [load_pipeline(file) for file in arguments.files]
+    _logs_for(pipelines, arguments.member)
+    if arguments.processes > 1:
+        from worker.member import member
+        from worker.processes import run_processes
+
+        for pipeline in pipelines:
+            member(pipeline, arguments.processes - 1)  # what no process could do stops the start
+        run = [sys.executable, "-m", "worker.cli", "run", *map(str, arguments.files)]
+        return run_processes([[*run, "--member", str(index)] for index in range(arguments.processes)])
+    return _serve(pipelines, arguments.member)
+
+
+def _serve(pipelines: list[Pipeline], index: int | None) -> int:
     from worker.service import serve
 
-    pipelines = [load_pipeline(file) for file in arguments.files]
-    _logs_for(pipelines)
+    if index is not None:
+        from worker.member import member
+        from worker.processes import leave_with_parent
+
+        pipelines = [member(pipeline, index) for pipeline in pipelines]
+        leave_with_parent()
     code = serve(pipelines)
     # Supervisors may ask twice: while the interpreter ends, that must not turn a good end into a killed one.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

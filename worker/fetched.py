@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError
 
 from worker.records import Records, records_of
+
+# A client that has records gives them sooner: at most so long, and so long for each.
+_WAITED_MS, _TAKEN_MS = 1.0, 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +21,40 @@ class Fetched:
     records: Records | None  # in order by partition
     errors: list[tuple[KafkaError, int]]  # and the partition of each
     count: int  # of both
-    first_at_ms: float  # when the first of them was here
+    first_at_ms: float  # when the first of them was here, at the earliest
+
+
+class Arrivals:
+    """When what is taken from a client can have come to it."""
+
+    def __init__(self, now_ms: Callable[[], float]) -> None:
+        self._now_ms = now_ms
+        self._empty_ms = now_ms()  # when nothing was waiting the last time
+
+    def gather(
+        self, take: Callable[[int, float], int], room: int, wait_ms: float, gather_ms: float
+    ) -> tuple[int, float]:
+        """Wait for a first one, and then for more.
+
+        Args:
+            take: takes so many at most, waits so long for that many, and says how many there were.
+            room, wait_ms, gather_ms: see PlainFetch.poll.
+
+        Returns:
+            How many were taken, and when the first of them was here, at the earliest.
+        """
+        # The client waits all the time it is given unless so many arrive: so first for one, then for more.
+        asked_ms = self._now_ms()
+        count = take(1, wait_ms)
+        seen_ms = self._now_ms()
+        # One that was here before we asked may have come at any time since there was none.
+        first_at_ms = seen_ms if seen_ms - asked_ms > _WAITED_MS else self._empty_ms
+        if count and room > 1:
+            count += take(room - 1, max(0.0, gather_ms - (seen_ms - first_at_ms)))
+        now_ms = self._now_ms()
+        if count < room or now_ms - seen_ms > _WAITED_MS + _TAKEN_MS * count:
+            self._empty_ms = now_ms
+        return count, first_at_ms
 
 
 class PlainFetch:
@@ -26,7 +63,7 @@ class PlainFetch:
     def __init__(self, consumer: Consumer, topic: str, now_ms: Callable[[], float]) -> None:
         self._consumer = consumer
         self._topic = topic
-        self._now_ms = now_ms
+        self._arrivals = Arrivals(now_ms)
 
     def poll(self, room: int, wait_ms: float, gather_ms: float) -> Fetched:
         """What is here, at most room records; the consumer's callbacks run in here.
@@ -34,13 +71,16 @@ class PlainFetch:
         Args:
             room: how many are wanted at most.
             wait_ms: how long to wait for the first.
-            gather_ms: how long to wait for more once the first is here.
+            gather_ms: how long after the first was here to wait for more; 0 takes what is here already.
         """
-        # consume(n, t) waits all of t unless n records arrive: so first wait for one, then gather.
-        messages = self._consumer.consume(1, wait_ms / 1000)
-        first_at_ms = self._now_ms()
-        if messages and room > 1:
-            messages += self._consumer.consume(room - 1, gather_ms / 1000)
+        messages: list[Any] = []
+
+        def take(count: int, within_ms: float) -> int:
+            found = self._consumer.consume(count, within_ms / 1000)
+            messages.extend(found)
+            return len(found)
+
+        _, first_at_ms = self._arrivals.gather(take, room, wait_ms, gather_ms)
         good = [message for message in messages if message.error() is None]
         return Fetched(
             records=records_of(self._topic, good) if good else None,

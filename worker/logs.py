@@ -31,7 +31,11 @@ def change_log_level(query: Mapping[str, str]) -> str:
 
 
 def configure_logs(
-    secrets: Iterable[str] = (), personal: Iterable[str] = (), *, is_terminal: bool = False
+    secrets: Iterable[str] = (),
+    personal: Iterable[str] = (),
+    *,
+    is_terminal: bool = False,
+    process: int | None = None,
 ) -> None:
     """Set up logging for the process.
 
@@ -39,6 +43,7 @@ def configure_logs(
         secrets: values that must not appear in any line.
         personal: field names whose values must not appear (fields marked `"pii": true` in the schemas).
         is_terminal: colours for a person instead of JSON for a collector.
+        process: which of several processes of one command this is; every line then says so.
     """
     hidden, fields = frozenset(secrets), frozenset(personal)
 
@@ -53,7 +58,10 @@ def configure_logs(
             return [masked(inner) for inner in value]
         return value if value is None or isinstance(value, bool | int | float) else redact(str(value), hidden)
 
+    ours = {} if process is None else {"process": process}
+
     def mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event = {**ours, **event}
         return {name: STARS if name in fields else masked(value) for name, value in event.items()}
 
     render: Any = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer()

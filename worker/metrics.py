@@ -37,6 +37,14 @@ class Families:
         self.dead_letters = counter("dead_letters", "Records that could not be scored.", "reason")
         self.batches = counter("batches", "Batches, by what made them leave.", "reason")
         self.batch_rows = histogram("batch_rows", "Events in a batch.", _ROWS)
+        self.batch_max_rows = gauge("batch_max_rows", "Events that a batch may hold at present.")
+        self.batch_max_wait = gauge(
+            "batch_max_wait_seconds", "How long a batch's first event may wait for more at present."
+        )
+        self.late_share = gauge(
+            "latency_slo_late_share", "Share of the last seconds' events beyond the latency objective."
+        )
+        self.slo_missed = gauge("latency_slo_missed", "1 while the latency objective is out of reach.")
         self.stage_seconds = histogram("stage_seconds", "Time in a stage, per batch.", _SECONDS, "stage")
         self.event_to_score = histogram(
             "event_to_score_seconds",
@@ -95,6 +103,8 @@ class Meter:
         self._events = f.events.labels(pipeline)
         self._scores = f.scores.labels(pipeline)
         self._batch_rows = f.batch_rows.labels(pipeline)
+        pace = (f.batch_max_rows, f.batch_max_wait, f.late_share, f.slo_missed)
+        self._pace = [gauge.labels(pipeline) for gauge in pace]
         self._stages = {stage: f.stage_seconds.labels(pipeline, stage) for stage in STAGES}
         self._event_to_score = f.event_to_score.labels(pipeline)
         self._rows = {result: f.rows.labels(pipeline, result) for result in ("hit", "loaded", "new")}
@@ -140,6 +150,13 @@ class Meter:
         counts = np.bincount(degradation, minlength=len(STEPS)).tolist()
         for step, counter in self._degraded.items():
             counter.inc(counts[step])
+
+    def paced(self, max_rows: int, max_wait_ms: float, late_share: float, is_missed: bool) -> None:
+        """What was chosen for the next batch, and how the latency objective stands."""
+        for gauge, value in zip(
+            self._pace, (max_rows, max_wait_ms / 1000, late_share, is_missed), strict=True
+        ):
+            gauge.set(value)
 
     def stands_on(self, step: int) -> None:
         """What gives the scores from now on: a step of worker.degradation."""

@@ -1,7 +1,7 @@
 """Records from librdkafka's own arrays, without a Python object for each.
 
 The Python client makes an object of every record, and each of its fields is another call: three quarters of
-what reading costs. Here compiled code copies what librdkafka holds into columns (docs/decisions/0020).
+what reading costs. Here compiled code copies what librdkafka holds into columns (docs/decisions/0021).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from schemas.spans import Spans
 from worker import fetch_kernels as kernels
-from worker.fetched import Fetched, PlainFetch
+from worker.fetched import Arrivals, Fetched, PlainFetch
 from worker.records import Records
 
 _KNOWN = ("2.16.",)  # versions of the Python client for which tests/contract/test_fetch.py holds
@@ -52,7 +52,7 @@ class NativeFetch:
         self._consumer = consumer  # keeps the handle alive
         self._plain = PlainFetch(consumer, topic, now_ms)
         self._topic = topic
-        self._now_ms = now_ms
+        self._arrivals = Arrivals(now_ms)
         self._lib = ctypes.CDLL(cimpl.__file__)  # finds the functions of what that is linked to
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._lib, name)
@@ -74,10 +74,16 @@ class NativeFetch:
             return said  # a record here was fetched before its partition led to us
         if len(self._pointers) < room:
             self._pointers = np.zeros(room, np.int64)
-        found = self._take(0, 1, 0.0 if said.count else wait_ms)
-        first_at_ms = self._now_ms()
-        if found and room > 1:
-            found += self._take(found, room - found, gather_ms)
+        taken = 0
+
+        def take(count: int, within_ms: float) -> int:
+            nonlocal taken
+            here = self._pointers[taken:].ctypes.data
+            found = self._lib.rd_kafka_consume_batch_queue(self._queue, int(within_ms), here, count)
+            taken += max(0, int(found))
+            return max(0, int(found))
+
+        found, first_at_ms = self._arrivals.gather(take, room, 0.0 if said.count else wait_ms, gather_ms)
         if not found:
             return said
         pointers = self._pointers[:found]
@@ -91,12 +97,6 @@ class NativeFetch:
             count=said.count + found,
             first_at_ms=first_at_ms,
         )
-
-    def _take(self, at: int, room: int, wait_ms: float) -> int:
-        """Fill the pointers from there on; how many there are."""
-        here = self._pointers[at:].ctypes.data
-        found = self._lib.rd_kafka_consume_batch_queue(self._queue, int(wait_ms), here, room)
-        return max(0, int(found))
 
     def _columns(self, pointers: NDArray[np.int64]) -> tuple[Records | None, list[tuple[KafkaError, int]]]:
         n = len(pointers)

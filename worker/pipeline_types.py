@@ -278,6 +278,14 @@ class Batching:
     eager: Flag = Field(
         default=True, description="Leave at once when the model is idle and nothing more waits."
     )
+    latency_slo_ms: WaitMs | None = Field(
+        default=None,
+        description="99 of 100 events within this, `1ms` to `1s`; `max_wait` and `eager` then do not count.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.latency_slo_ms is not None and not 1 <= self.latency_slo_ms <= 1000:
+            raise wrong(write_duration(self.latency_slo_ms * 1000), "1ms to 1s, or null", "latency_slo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

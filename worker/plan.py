@@ -184,8 +184,12 @@ def _lookup_plan(feature: LookupFeature, column: int) -> LookupPlan:
 
 
 def batch_policy(pipeline: Pipeline) -> BatchPolicy:
-    """The batching section."""
+    """The batching section; with an objective this is how it begins, before anything is known."""
     batching = pipeline.batching
+    if batching.latency_slo_ms is not None:
+        return BatchPolicy(
+            max_rows=batching.max_rows, max_bytes=batching.max_bytes, max_wait_ms=0.0, eager=False
+        )
     return BatchPolicy(
         max_rows=batching.max_rows,
         max_bytes=batching.max_bytes,

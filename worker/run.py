@@ -144,10 +144,11 @@ class Worker:
             line.owned.turn(self._now_ms())
         is_hurried = not line.owned.is_settled and not self.is_paused
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
-        wait_ms = line.batcher.wait_ms(self._now_ms(), at_most_ms)
+        asked_ms = self._now_ms()
+        wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
         with self._timed("poll"):
-            records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(self._now_ms()))
-        self.looped_at_ms = self._now_ms()
+            records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(asked_ms))
+        polled_ms = self.looped_at_ms = self._now_ms()
         if records is not None:
             with self._timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
@@ -166,6 +167,7 @@ class Worker:
         reason = line.batcher.reason(self._now_ms())
         if reason is not None:
             self._score(line.batcher.take(), reason)
+            line.batcher.done(asked_ms, polled_ms, self._now_ms())
         if not line.batcher.is_waiting and self._now_ms() >= self._commit_due_ms:
             self._commit()
 

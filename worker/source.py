@@ -119,7 +119,7 @@ class Source:
         self._unready_ms: dict[int, float] = {}  # since when it has refused to
         self._error: BaseException | None = None  # raised in a callback
         self._complained_ms: dict[int, float] = {}  # error code to when it was last logged
-        self.first_at_ms = now_ms()  # when the first record of the last poll was here
+        self.first_at_ms = now_ms()  # when the first record of the last poll was here, at the earliest
         self.is_drained = True  # the last poll took all that was here
 
     def partition_count(self) -> int:
@@ -225,7 +225,7 @@ class Source:
         Args:
             room: how many are wanted at most.
             wait_ms: how long to wait for the first.
-            gather_ms: how long to wait for more once the first is here; 0 takes what is here already.
+            gather_ms: how long after the first was here to wait for more; 0 takes what is here already.
 
         Raises:
             OffsetsGoneError: a partition cannot be read on from where it is; take all lanes again.

@@ -314,14 +314,17 @@ def _writes(planned: Plan) -> list[str]:
 def _runs(planned: Plan) -> list[str]:
     pipeline = planned.pipeline
     batching, delivery, admin = pipeline.batching, pipeline.delivery, pipeline.admin
-    wait = write_duration(round(batching.max_wait_ms * 1000))
+    wait = f"{write_duration(round(batching.max_wait_ms * 1000))} after its first event"
     eager = ", or when the model is idle" if batching.eager else ""
+    if batching.latency_slo_ms is not None:
+        objective = write_duration(round(batching.latency_slo_ms * 1000))
+        wait, eager = f"as late as lets 99 of 100 events have their score within {objective}", ""
     every = write_duration(delivery.commit_interval_ms * 1000)
     port = "not served" if admin.port is None else f"http://{shown(admin.host)}:{admin.port}"
     size = write_size(batching.max_bytes)
     return [
         "runs",
-        f"  a batch leaves at {batching.max_rows:,} events, {size}, or {wait} after its first event{eager}",
+        f"  a batch leaves at {batching.max_rows:,} events, {size}, or {wait}{eager}",
         f"  delivery {delivery.mode}, a commit every {every}",
         f"  metrics and health: {port}",
     ]

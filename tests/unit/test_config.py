@@ -150,6 +150,7 @@ def pipelines(draw: st.DrawFn) -> dict[str, Any]:
                 "max_bytes": sizes,
                 "max_wait": durations,
                 "eager": st.booleans(),
+                "latency_slo": st.none() | st.integers(1, 1000).map("{}ms".format),
             },
         ),
         "delivery": keys(

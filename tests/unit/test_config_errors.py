@@ -86,7 +86,13 @@ FULL: dict[str, Any] = {
         "wire": "single_object",
         "registry": "http://localhost:8081",
     },
-    "batching": {"max_rows": 1024, "max_bytes": "1MiB", "max_wait": "5ms", "eager": True},
+    "batching": {
+        "max_rows": 1024,
+        "max_bytes": "1MiB",
+        "max_wait": "5ms",
+        "eager": True,
+        "latency_slo": "50ms",
+    },
     "delivery": {
         "mode": "exactly_once",
         "commit_interval": "100ms",
