@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from worker.privacy import Privacy
 from worker.records import Headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
-from worker.succession import INIT_S, Estate, discard, follow
+from worker.succession import INIT_S, Estate, Will, discard, follow
 from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
@@ -109,7 +110,7 @@ class Sink:
         self._privacy = privacy
         self._is_open = False
         self._sent: list[_Sent] = []  # since the last commit
-        self._wanted: list[TopicPartition] = []  # the offsets of a commit that is not known to be done
+        self._will = Will(done=[], wanted=[])
         self._fenced_at_s: list[float] = []
         self._remaking: Future[None] | None = None
         self._make()
@@ -219,7 +220,7 @@ class Sink:
         if not offsets and not self._is_open:
             return True
         give_up_s = time.monotonic() + self._timeout_s
-        self._wanted = offsets
+        self._will = replace(self._will, wanted=offsets)
         try:
             self._begin()
             member = consumer.consumer_group_metadata()
@@ -235,7 +236,7 @@ class Sink:
         except TimeoutError as error:
             raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
         self._is_open = False
-        self._sent, self._wanted = [], []
+        self._sent, self._will = [], Will(done=offsets, wanted=[])
         return True
 
     def _sent_again(self) -> bool:
@@ -274,8 +275,7 @@ class Sink:
             return
         try:
             in_background(self._producer.abort_transaction, "abort").result(_SLACK_S)
-            self._is_open = False
-            self._wanted = []
+            self._is_open, self._will = False, replace(self._will, wanted=[])
         except (KafkaException, TimeoutError) as error:
             self._lost(f"not aborted: {error}")
 
@@ -295,7 +295,7 @@ class Sink:
             return False
         error = self._remaking.exception()
         if error is None:
-            self._remaking, self._wanted = None, []
+            self._remaking, self._will = None, replace(self._will, wanted=[])
             return True
         if not isinstance(error, KafkaException):
             raise error
@@ -376,7 +376,7 @@ class Sink:
             self._follow(pause_s)
 
     def _follow(self, pause_s: float) -> None:
-        begin = partial(follow, self._producer, pause_s, self._estate, self._wanted)
+        begin = partial(follow, self._producer, pause_s, self._estate, self._will)
         self._remaking = in_background(begin, "init")
 
     def _retried(self, call: Callable[[], Any], give_up_s: float) -> None:

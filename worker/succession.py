@@ -25,32 +25,41 @@ class Estate:
     topics: tuple[str, ...]  # every topic of outputs
 
 
-def follow(producer: Any, pause_s: float, estate: Estate | None, offsets: list[TopicPartition]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Will:
+    """What a producer leaves to its successor."""
+
+    done: list[TopicPartition]  # offsets of its last commit that was acknowledged
+    wanted: list[TopicPartition]  # offsets of the commit after that, whose fate is not known
+
+
+def follow(producer: Any, pause_s: float, estate: Estate | None, will: Will) -> None:
     """Be let in as the successor of a producer whose last transaction's fate is not known.
 
     The broker then has decided that transaction. But a coordinator that begins again after a crash passes
     over every partition without a leader as if it had been deleted (Apache Kafka 4.3.1,
     TransactionMarkerChannelManager), and calls the transaction ended. What has no marker becomes part of
     our next transaction there: aborted outputs would count with its commit, and undecided offsets hold up
-    everybody who asks for them. So a transaction over every partition is aborted first. Where all is well,
-    it ends nothing.
+    everybody who asks for them. So what was acknowledged and is not shown is committed again, and if nothing
+    is missing, a transaction over every partition is aborted. Where all is well, that ends nothing.
 
     Args:
         producer: new, of the same transactional id.
         pause_s: time to wait before.
         estate: None leaves out the second part.
-        offsets: what the lost transaction was to commit; if exactly that is committed, it was, and what it
-            left open must be committed with our next transaction.
+        will: if exactly what it wanted is committed, the lost transaction was, and what it left open must be
+            committed with our next one.
 
     Raises:
         KafkaException: call it again with this producer after a time-out, with a new one after anything else.
     """
     time.sleep(pause_s)
     producer.init_transactions(INIT_S)
-    if estate is None or _are_committed(estate, offsets):
+    if estate is None:
         return
     try:
-        _abort_everywhere(producer, estate)
+        if not _is_repeated(producer, estate, will.done) and not _are_committed(estate, will.wanted):
+            _abort_everywhere(producer, estate)
     except KafkaException as error:
         if error.args[0].code() != KafkaError._TIMED_OUT:
             raise
@@ -62,6 +71,24 @@ def discard(producer: Any) -> None:
     with suppress(KafkaException):
         producer.purge()
         producer.flush(_PURGE_S)
+
+
+def _is_repeated(producer: Any, estate: Estate, done: list[TopicPartition]) -> bool:
+    """Commit again what was acknowledged, if the offsets lack it: nobody can have gone on from there."""
+    if not done:
+        return False
+    client = _client(estate, "read_uncommitted")  # waits for no undecided offsets
+    try:
+        asked = [TopicPartition(tp.topic, tp.partition) for tp in done]
+        shown = {tp.partition: tp.offset for tp in client.committed(asked, timeout=_END_S)}
+        missing = [tp for tp in done if shown[tp.partition] < tp.offset]
+        if missing:
+            producer.begin_transaction()
+            producer.send_offsets_to_transaction(missing, client.consumer_group_metadata(), _END_S)
+            producer.commit_transaction(_END_S)
+    finally:
+        client.close()
+    return bool(missing)
 
 
 def _are_committed(estate: Estate, offsets: list[TopicPartition]) -> bool:

@@ -18,18 +18,22 @@ _ANSWER_S = 20.0
 class Fate(Enum):
     """What becomes of one producer's transaction."""
 
+    LOST = "the broker never sees its end"
     UNANSWERED = "the broker ends it, and nobody hears of that"
     LATE = "the broker sees its end when the next producer has begun"
     # As after a crash of the broker that held both: the coordinator has ended it and written no markers.
     OUTPUTS_LEFT_OPEN = "its outputs stay open, its offsets never come"
     LEFT_OPEN = "its outputs and its offsets stay open"
+    OFFSETS_LEFT_OPEN = "it is committed, but its offsets stay open; the end of the next one is lost"
 
 
 _FORGOTTEN = {
     Fate.OUTPUTS_LEFT_OPEN: {Api.ADD_PARTITIONS},
     Fate.LEFT_OPEN: {Api.ADD_PARTITIONS, Api.ADD_OFFSETS},
+    Fate.OFFSETS_LEFT_OPEN: {Api.ADD_OFFSETS},
 }
 _LOST = {
+    Fate.LOST: {Api.END_TXN},
     Fate.OUTPUTS_LEFT_OPEN: {Api.ADD_OFFSETS, Api.END_TXN},
     Fate.LEFT_OPEN: {Api.END_TXN},
 }
@@ -67,6 +71,7 @@ class LossyWire:
         self._lock = threading.Lock()
         self._fate: Fate | None = None
         self._producer: bytes | None = None  # id and epoch of the one that has met it
+        self._ends = 0  # that it has asked for
         self._held: list[bytes] = []
         self.late_codes: list[int] = []  # what the broker said to what came late
         self.met = threading.Event()
@@ -75,7 +80,7 @@ class LossyWire:
     def order(self, fate: Fate) -> None:
         """The producer that next asks for something that this fate concerns meets it, as often as it asks."""
         with self._lock:
-            self._fate, self._producer = fate, None
+            self._fate, self._producer, self._ends = fate, None, 0
             self.met.clear()
 
     def close(self) -> None:
@@ -137,6 +142,9 @@ class LossyWire:
                 return None
             self._producer = producer
             self.met.set()
+            self._ends += api == Api.END_TXN
+            if fate is Fate.OFFSETS_LEFT_OPEN and self._ends:
+                return Fate.LOST if self._ends > 1 else None
             return fate
 
     def _send_held(self) -> None:
