@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import hiredis
 import numpy as np
 from numba import njit
 from redis.connection import HiredisRespSerializer
 
 _MANY = 32  # words; with fewer the client's own way is as good
 _DIGITS = 20
-# Packed at once, all rows of a write would need so much new memory that its page faults cost more than the rest:
+# All rows of a write packed at once take so much new memory that its page faults cost more than the rest:
 # 8,000 of 1.3 KB took 7 us of CPU a row, in parts 2.5. Parts of so many rows stay in the heap.
 _TOO_MANY, _PART = 1024, 64
 
@@ -23,7 +24,7 @@ class Packer:
         self._few: Any = HiredisRespSerializer()
 
     def pack(self, *words: Any) -> Iterable[bytes | memoryview]:
-        """The bytes of one command, in parts that follow each other; the first word, its name, may be text."""
+        """The bytes of one command, part by part; the first word, its name, may be text."""
         if len(words) < _MANY or not isinstance(words[0], str):
             packed: list[bytes] = self._few.pack(*words)
             return packed
@@ -34,9 +35,10 @@ class Packer:
 def _parts(words: tuple[bytes, ...]) -> Iterator[bytes | memoryview]:
     yield b"*%d\r\n" % len(words)
     for start in range(0, len(words), _PART):
-        part = words[start : start + _PART]
-        # A command of its own, but for its first line, which says how many words there are.
-        yield memoryview(command(part))[len(b"*%d\r\n" % len(part)) :]
+        part: tuple[Any, ...] = words[start : start + _PART]
+        # A command of its own, but for its first line, which says how many words there are. Most of these words
+        # are rows, which the client's own packer copies faster: 3.3 us of CPU a row written instead of 6.4.
+        yield memoryview(hiredis.pack_command(part))[len(b"*%d\r\n" % len(part)) :]
 
 
 def command(words: tuple[bytes, ...]) -> bytes:
