@@ -12,8 +12,8 @@ from redis.connection import HiredisRespSerializer
 
 _MANY = 32  # words; with fewer the client's own way is as good
 _DIGITS = 20
-# All rows of a write packed at once take so much new memory that its page faults cost more than the rest:
-# 8,000 of 1.3 KB took 7 us of CPU a row, in parts 2.5. Parts of so many rows stay in the heap.
+# Packed at once, the rows of a write take new memory each time; most of what that costs is page faults. CPU
+# of packing 8,000 rows of 1.3 KB, us a row: whole 5.1 (client 4.2), in parts of 64 words 3.0 (client 0.8).
 _TOO_MANY, _PART = 1024, 64
 
 
@@ -36,8 +36,7 @@ def _parts(words: tuple[bytes, ...]) -> Iterator[bytes | memoryview]:
     yield b"*%d\r\n" % len(words)
     for start in range(0, len(words), _PART):
         part: tuple[Any, ...] = words[start : start + _PART]
-        # A command of its own, but for its first line, which says how many words there are. Most of these words
-        # are rows, which the client's own packer copies faster: 3.3 us of CPU a row written instead of 6.4.
+        # A command of its own, but for its first line, which says how many words there are.
         yield memoryview(hiredis.pack_command(part))[len(b"*%d\r\n" % len(part)) :]
 
 
