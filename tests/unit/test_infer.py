@@ -110,6 +110,19 @@ def test_a_batch_scored_in_parts_gives_each_row_its_own_score(
     assert infer(model, features(rows)).tolist() == (rows[:, 0] * 2).tolist()
 
 
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_row_has_the_same_score_to_the_last_bit_in_every_batch(
+    fraud_plan: FeaturePlan, version: str
+) -> None:
+    model = load_model(ROOT / "models" / "fraud" / version, fraud_plan, "cpu")
+    rows = np.random.default_rng(5).uniform(0, 50, (400, len(fraud_plan.names)))
+    whole = infer(model, features(rows))
+
+    for size in (*range(1, 40), 63, 65, 127, 200):
+        parts = [infer(model, features(rows[at : at + size])) for at in range(0, len(rows), size)]
+        assert np.array_equal(np.concatenate(parts), whole), size
+
+
 def test_a_score_that_is_no_number_comes_out_as_it_is(tiny: Tiny, plan: FeaturePlan) -> None:
     model = load_model(tiny(), plan, "cpu")
 
