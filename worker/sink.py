@@ -305,7 +305,7 @@ class Sink:
         if said.code() in FENCED:
             self._note_fenced(said)
         self._log.warning("waiting for Kafka to let a producer begin", error=said.str())
-        if said.code() == KafkaError._TIMED_OUT:  # this client goes on asking, and would fence another one
+        if said.retriable() and not said.fatal():  # this client goes on asking, and would fence another one
             self._follow(_AGAIN_S)
         else:
             self._remake(_AGAIN_S)
@@ -315,7 +315,7 @@ class Sink:
         """What an error means for what was sent: aborted here, or left to a new producer."""
         said = error.args[0]
         # A record that fails during a commit may leave that nothing to say but "erroneous state".
-        with suppress(KafkaException):
+        with suppress(KafkaException, SystemError):
             self._producer.poll(0)
         self._stop_if_any_hopeless()
         self._stop_if_hopeless(said, topic)

@@ -114,12 +114,21 @@ def _abort_everywhere(producer: Any, estate: Estate) -> None:
         for topic in estate.topics:
             for partition in producer.list_topics(topic, timeout=_END_S).topics[topic].partitions:
                 producer.produce(topic, b"", _NOTHING, partition=partition)
-        if producer.flush(_END_S):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "not every partition can be written to"))
+        _flush(producer)
         producer.send_offsets_to_transaction([as_is], client.consumer_group_metadata(), _END_S)
         producer.abort_transaction(_END_S)
     finally:
         client.close()
+
+
+def _flush(producer: Any) -> None:
+    try:
+        left = producer.flush(_END_S)
+    except SystemError as error:
+        # Failed records are reported while the client's fatal error is on its way up (confluent-kafka 2.16).
+        raise KafkaException(KafkaError(KafkaError._FAIL, str(error.__cause__))) from error
+    if left:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "not every partition can be written to"))
 
 
 def _client(estate: Estate, isolation: str) -> Any:

@@ -16,6 +16,7 @@ from tests.builders import Message, records
 from tests.conftest import MakeTopics
 from tests.services.mock_cluster import Api, MockCluster
 from worker import sink as sink_module
+from worker import succession as succession_module
 from worker.batch import Rejected
 from worker.exits import Exit, StopWorker
 from worker.sink import NotCommittedError, Sink, producer_config
@@ -220,6 +221,28 @@ def test_producers_that_are_fenced_as_they_begin_are_not_made_for_ever(
         goes_on(sink, consumer)
 
     assert stopped.value.code == Exit.FENCED
+
+
+@pytest.mark.parametrize("code", [Kafka.NOT_COORDINATOR, Kafka.CONCURRENT_TRANSACTIONS])
+def test_a_producer_that_goes_on_asking_to_begin_is_not_fenced_by_one_of_our_own(
+    broker: MockCluster,
+    consumer: Consumer,
+    unique_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    monkeypatch.setattr(succession_module, "INIT_S", 0.8)
+    sink = open_sink(broker.bootstrap, unique_name)
+    assert publish(sink, consumer, 1)
+    broker.answer(Api.INIT_PRODUCER_ID, code, code, code)
+    broker.answer(Api.END_TXN, Kafka.INVALID_TXN_STATE)
+    assert outcome(sink, consumer) == RENEWED
+    producer: Producer = sink._producer
+
+    goes_on(sink, consumer)
+
+    assert sink._producer is producer
+    sink.close()
 
 
 @pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
