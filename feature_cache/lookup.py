@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys
 from feature_cache.layout import WindowGroup
 from feature_cache.mirror import Mirror
 from feature_cache.recent import read_windows
@@ -25,7 +26,7 @@ class LookedUp:
 def read_lookup(
     mirror: Mirror,
     group: WindowGroup,
-    keys: Sequence[bytes],
+    keys: Keys | Sequence[bytes],
     lanes: NDArray[np.int32],
     key_index: NDArray[np.int64],
     event_us: NDArray[np.int64],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys, keys_of
 from feature_cache.lanes import lane_name
 from feature_cache.layout import NEVER_US, Layout
 from feature_cache.packing import unpack_generation
@@ -38,7 +39,7 @@ class Mirror:
         self._is_absent = np.zeros(_ROOM, np.bool_)  # by slot: the store has no row of that key
 
     def read(
-        self, keys: Sequence[bytes], lanes: NDArray[np.int32]
+        self, keys: Keys | Sequence[bytes], lanes: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The rows of distinct keys, each lane as of one moment.
 
@@ -53,6 +54,7 @@ class Mirror:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
+        keys = keys_of(keys)
         self._make_room(len(keys))
         slots = self.rows.find(keys)
         complete_us, forgotten_us = (np.full(len(keys), NEVER_US, np.int64) for _ in range(2))
@@ -64,13 +66,13 @@ class Mirror:
         return np.where(self._is_absent[slots], -1, slots), complete_us, forgotten_us
 
     def _refresh(
-        self, lane: int, here: NDArray[np.int64], keys: Sequence[bytes], slots: NDArray[np.int64]
+        self, lane: int, here: NDArray[np.int64], keys: Keys, slots: NDArray[np.int64]
     ) -> LaneMeta | None:
         """Read what is missing of a lane, or all that is asked for when the lane has moved on."""
         name = lane_name(*self._owner, lane)
         while True:
             missing = here[slots[here] < 0]
-            meta, packed = self._store.read(name, [keys[i] for i in missing.tolist()])
+            meta, packed = self._store.read(name, keys.take(missing).to_list())
             if meta is not None and not self._is_usable(meta):
                 meta = None
             is_same = meta == self._meta.get(lane)
@@ -93,11 +95,11 @@ class Mirror:
         lane: int,
         meta: LaneMeta,
         missing: NDArray[np.int64],
-        keys: Sequence[bytes],
+        keys: Keys,
         packed: list[bytes | None],
         slots: NDArray[np.int64],
     ) -> None:
-        added = self.rows.add([keys[i] for i in missing.tolist()], lane)
+        added = self.rows.add(keys.take(missing), lane)
         self._is_absent[added] = ~unpack_generation(self.rows, added, packed, meta.generation)
         slots[missing] = added
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys, distinct, keys_of
 from feature_cache.store import Store, StoreRefusedError
 
 
@@ -27,21 +28,23 @@ class ProfileTable:
         return len(self.fields) * self.dtype.itemsize
 
 
-def read_profiles(store: Store, table: ProfileTable, keys: Sequence[bytes]) -> NDArray[Any]:
+def read_profiles(store: Store, table: ProfileTable, keys: Keys | Sequence[bytes]) -> NDArray[Any]:
     """(k, fields) the row of each key, one read for all of them.
 
     Raises:
         StoreUnavailableError: the store did not answer.
         StoreRefusedError: a row has another size; whoever loads them and the pipeline file disagree.
     """
-    rows = store.get([table.prefix + key for key in keys])
+    asked = keys_of(keys)
+    firsts, which = distinct(asked)
+    rows = store.get([table.prefix + key for key in asked.take(firsts).to_list()])
     if None in rows:
         without = np.full(len(table.fields), table.default, table.dtype).tobytes()
         rows = [without if row is None else row for row in rows]
     if set(map(len, rows)) - {table.row_bytes}:  # type: ignore[arg-type]  # none is left
         raise _wrong_size(table, rows)
     packed = b"".join(rows)  # type: ignore[arg-type]
-    return np.frombuffer(packed, table.dtype).reshape(len(keys), len(table.fields))
+    return np.frombuffer(packed, table.dtype).reshape(len(firsts), len(table.fields))[which]
 
 
 def write_profiles(store: Store, table: ProfileTable, keys: Sequence[bytes], rows: NDArray[Any]) -> None:

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import consistent, murmur2
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys, distinct
 from feature_cache.layout import NEVER_US
 from feature_cache.lookup import LookedUp, read_lookup
 from feature_cache.mirror import Mirror
 from feature_cache.store import Store, StoreUnavailableError
+from schemas.spans import Spans, text_spans
 from worker.batch import Events
+from worker.partitioners import partitions
 from worker.plan import LookupPlan
 
 _POLL_S = 0.005  # how often a lane that lags is asked again
-_KNOWN_LANES = 1_000_000  # entities whose lane is remembered
 _UNKNOWN_AGE_MS = 2**53  # the owner has stored nothing yet
 
 
@@ -47,8 +48,6 @@ class Lookup:
     ) -> None:
         self._plan = plan
         self._lane_count = lane_count  # partitions of the owner's topic
-        self._partition_of = murmur2 if plan.owner.source.partitioner == "murmur2" else consistent
-        self._lane_of: dict[bytes, int] = {}
         self._clock_s = clock_s
         self._may_guess = may_guess
         self._mirror = Mirror(store, (plan.owner.kafka.group, plan.owner.source.topic), plan.layout)
@@ -63,9 +62,9 @@ class Lookup:
         Raises:
             StoreUnavailableError: the store did not answer; not with `may_guess`.
         """
-        encoded = events.table.column(self._plan.feature.key).cast(pa.string()).dictionary_encode()
-        keys = [text.encode() for text in encoded.dictionary.to_pylist()]
-        key_index = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        asked = text_spans(events.table.column(self._plan.feature.key).cast(pa.string()))
+        firsts, key_index = distinct(Keys(asked.data, asked.starts, asked.ends))
+        keys = asked.take(firsts)
         try:
             found = self._read_when_ready(keys, key_index, events.event_us, may_wait)
         except StoreUnavailableError:
@@ -92,29 +91,21 @@ class Lookup:
 
     def _read_when_ready(
         self,
-        keys: list[bytes],
+        keys: Spans,
         key_index: NDArray[np.int64],
         event_us: NDArray[np.int64],
         may_wait: Callable[[], None],
     ) -> LookedUp:
         """Read at once, or again and again until the owner has reached every event's time."""
-        plan, lanes = self._plan, self._lanes(keys)
+        plan = self._plan
+        lanes = partitions(keys, self._lane_count, plan.owner.source.partitioner)
+        entities = Keys(keys.data, keys.starts, keys.ends)
         deadline_s = self._clock_s() + plan.feature.wait_at_most_ms / 1000
         while True:
-            found = read_lookup(self._mirror, plan.group, keys, lanes, key_index, event_us)
+            found = read_lookup(self._mirror, plan.group, entities, lanes, key_index, event_us)
             if plan.feature.when_behind == "use" or bool((found.complete_us >= event_us).all()):
                 return found
             if self._clock_s() >= deadline_s:
                 return found
             may_wait()
             time.sleep(_POLL_S)
-
-    def _lanes(self, keys: list[bytes]) -> NDArray[np.int32]:
-        """(k,) the partition that the owner's producers put each entity on."""
-        if len(self._lane_of) > _KNOWN_LANES:
-            self._lane_of.clear()
-        known = self._lane_of
-        for key in keys:
-            if key not in known:
-                known[key] = self._partition_of(key, self._lane_count)
-        return np.fromiter(map(known.__getitem__, keys), np.int32, len(keys))

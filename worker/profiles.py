@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from feature_cache.key_index import Keys
 from feature_cache.profiles import read_profiles
 from feature_cache.store import Store, StoreUnavailableError
+from schemas.spans import text_spans
 from worker.batch import Events
 from worker.lookups import Looked
 from worker.plan import ProfilePlan
@@ -34,12 +36,12 @@ class Profile:
             StoreRefusedError: see `read_profiles`.
         """
         n, plan = len(events), self._plan
-        keys = events.records.keys.to_list()
+        keys = events.records.keys
         if plan.key is not None:
-            keys = events.table.column(plan.key).cast(pa.string()).cast(pa.binary()).to_pylist()
+            keys = text_spans(events.table.column(plan.key).cast(pa.string()))
         is_away = False
         try:
-            values = read_profiles(self._store, plan.table, keys)
+            values = read_profiles(self._store, plan.table, Keys(keys.data, keys.starts, keys.ends))
         except StoreUnavailableError:
             if not self._may_guess:
                 raise
