@@ -14,9 +14,14 @@ import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from hypothesis import settings
 
 from tests.services import Service, Unavailable, kafka_address, redis_address, start_broker, start_redis
 from tests.services.redis_group import RedisGroup, start_cluster, start_sentinel
+
+# A machine may be slow, and the first example compiles.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 T = TypeVar("T")
 MakeTopics = Callable[[str, int], str]

@@ -38,6 +38,7 @@ from worker.line import Line
 from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.ownership import Ownership, SkipPolicy
+from worker.partitioners import partitions
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan, registry_settings
 from worker.privacy import Privacy, privacy_of
 from worker.profiles import Profile
@@ -287,6 +288,8 @@ def _warm(
         mirror, one = Mirror(MemoryStore(), ("", ""), lookup.layout), np.zeros(1, np.int64)
         _warm_packing(mirror.rows)
         read_lookup(mirror, lookup.group, [b""], one.astype(np.int32), one, one)
+        partitions(empty.records.keys, 1, lookup.owner.source.partitioner)
+    distinct(keys_of([b"warm"]))
     if decision is not None:
         none = np.zeros(0, np.int64)
         no = np.zeros(0, np.bool_)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -293,11 +291,3 @@ def test_kafkas_own_examples_of_its_hash() -> None:
 
     for key, value in signed.items():
         assert murmur2(key) == value & 0x7FFFFFFF
-
-
-def test_another_partitioner_means_other_lanes(make: Make) -> None:
-    _, lookup = make(partitioner="crc32")
-    keys = [b"t%d" % i for i in range(20)]
-
-    assert lookup._lanes(keys).tolist() == [zlib.crc32(key) % LANES for key in keys]
-    assert lookup._lanes(keys).dtype == np.int32
