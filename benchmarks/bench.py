@@ -20,8 +20,9 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.jobs import fill_fraud, fraud_job, peers_job, registry
-from benchmarks.machine import write_result
+from benchmarks.machine import machine, write_result
 from benchmarks.peer_env import python_of
+from benchmarks.plot import draw
 from benchmarks.workers import create_topics, topics_of
 from tests.services import kafka_address, redis_address
 
@@ -329,7 +330,9 @@ def main() -> int:
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
     if arguments.result:
         settings = {key: vars(arguments)[key] for key in ("repetitions", "events", "rate", "seconds")}
-        print(write_result(arguments.result, {"settings": settings, **figures, "runs": results}))
+        path = write_result(arguments.result, {"settings": settings, **figures, "runs": results})
+        title = f"{arguments.events:,} events, {machine()['cpu']}, {os.cpu_count()} cores"
+        print(path, draw(figures, title, path.with_suffix(".svg")), sep="\n")
     return 0
 
 
