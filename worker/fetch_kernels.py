@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 # Where rd_kafka_message_t (rdkafka.h) has its fields, in bytes.
-_ERR, _PARTITION, _PAYLOAD, _LEN, _KEY, _KEY_LEN, _OFFSET = 0, 16, 24, 32, 40, 48, 56
+_PARTITION, _PAYLOAD, _LEN, _KEY, _KEY_LEN, _OFFSET = 16, 24, 32, 40, 48, 56
 _WORD = ir.IntType(64)
 
 
@@ -20,9 +20,13 @@ CALLS = (
     "rd_kafka_message_timestamp",
     "rd_kafka_message_headers",
     "rd_kafka_header_get_all",
-    "rd_kafka_message_destroy",
+    "rd_kafka_queue_poll",
+    "rd_kafka_event_type",
+    "rd_kafka_event_message_next",
+    "rd_kafka_event_destroy",
 )
-_TIMESTAMP, _HEADERS, _HEADER, _DESTROY = range(len(CALLS))
+_TIMESTAMP, _HEADERS, _HEADER, _POLL, _TYPE, _NEXT, _DESTROY = range(len(CALLS))
+_FETCH = 0x2  # RD_KAFKA_EVENT_FETCH: one message
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -115,29 +119,26 @@ def _has_header(headers: int, index: int, calls: Any, scratch: Any) -> bool:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def measure(
-    messages: Any, calls: Any, error: Any, partition: Any, offset: Any, produced_ms: Any, sizes: Any
-) -> None:
+def measure(messages: Any, calls: Any, partition: Any, offset: Any, produced_ms: Any, sizes: Any) -> None:
     """The numbers of n messages, and how much room their bytes take.
 
     Args:
         messages: (n,) int64 addresses.
         calls: int64 addresses of functions, in the order of CALLS.
-        error, partition: (n,) int32, filled; of an error the value is its text.
+        partition: (n,) int32, filled.
         offset, produced_ms: (n,) int64, filled.
         sizes: (3, n) int64, filled for value, key and packed headers; -1: there is none.
     """
     scratch = np.zeros(3, np.int64)
     for i in range(messages.shape[0]):
         message = messages[i]
-        error[i] = np.int32(_word_at(message + _ERR) & 0xFFFFFFFF)
         partition[i] = np.int32(_word_at(message + _PARTITION) & 0xFFFFFFFF)
         offset[i] = _word_at(message + _OFFSET)
         produced_ms[i] = _call2(calls[_TIMESTAMP], message, scratch.ctypes.data)
         sizes[0, i] = _word_at(message + _LEN) if _word_at(message + _PAYLOAD) != 0 else -1
         sizes[1, i] = _word_at(message + _KEY_LEN) if _word_at(message + _KEY) != 0 else -1
         sizes[2, i] = -1
-        headers = 0 if error[i] != 0 else _headers_of(message, calls, scratch)
+        headers = _headers_of(message, calls, scratch)
         if headers == 0:
             continue
         room, index = 0, 0
@@ -181,7 +182,33 @@ def copy(messages: Any, calls: Any, starts: Any, sizes: Any, data: Any) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def destroy(messages: Any, calls: Any) -> None:
-    """Give (n,) messages back to the client."""
-    for i in range(messages.shape[0]):
-        _call1(calls[_DESTROY], messages[i])
+def collect(queue: int, wait_ms: int, calls: Any, events: Any, messages: Any) -> int:
+    """Take events from a queue until it is empty or they are enough; how many were taken.
+
+    Events, and not messages at once: whatever else a queue holds then comes as an event too, and not as a
+    callback, which needs the Python client around it.
+
+    Args:
+        queue: address.
+        wait_ms: how long the first may take.
+        calls: int64 addresses of functions, in the order of CALLS.
+        events: (n,) int64, filled with addresses; `destroy` them.
+        messages: (n,) int64, filled: the message of each, 0 where it is something else.
+    """
+    count = 0
+    while count < events.shape[0]:
+        event = _call2(calls[_POLL], queue, wait_ms if count == 0 else 0)
+        if event == 0:
+            break
+        events[count] = event
+        is_fetch = _call1(calls[_TYPE], event) & 0xFFFFFFFF == _FETCH
+        messages[count] = _call1(calls[_NEXT], event) if is_fetch else 0
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def destroy(events: Any, calls: Any) -> None:
+    """Give (n,) events back to the client, and their messages with them."""
+    for i in range(events.shape[0]):
+        _call1(calls[_DESTROY], events[i])

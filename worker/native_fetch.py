@@ -27,10 +27,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rd_kafka_queue_destroy": (None, [_POINTER]),
     "rd_kafka_queue_get_partition": (_POINTER, [_POINTER, ctypes.c_char_p, ctypes.c_int32]),
     "rd_kafka_queue_forward": (None, [_POINTER, _POINTER]),
-    "rd_kafka_consume_batch_queue": (
-        ctypes.c_ssize_t,
-        [_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t],
-    ),
+    "rd_kafka_event_error": (ctypes.c_int, [_POINTER]),
+    "rd_kafka_event_error_string": (ctypes.c_char_p, [_POINTER]),
+    "rd_kafka_event_topic_partition": (_POINTER, [_POINTER]),
+    "rd_kafka_topic_partition_destroy": (None, [_POINTER]),
 }
 
 
@@ -52,6 +52,7 @@ class NativeFetch:
         self._consumer = consumer  # keeps the handle alive
         self._plain = PlainFetch(consumer, topic, now_ms)
         self._topic = topic
+        self._now_ms = now_ms
         self._arrivals = Arrivals(now_ms)
         self._lib = ctypes.CDLL(cimpl.__file__)  # finds the functions of what that is linked to
         for name, (result, arguments) in _SIGNATURES.items():
@@ -63,54 +64,75 @@ class NativeFetch:
         self._handle = _POINTER.from_address(id(consumer) + object.__basicsize__).value
         self._queue: int | None = self._lib.rd_kafka_queue_new(self._handle)
         self._led: set[int] = set()
-        self._pointers = np.zeros(1, np.int64)
-        self._columns(self._pointers[:0])  # compiles
-        kernels.destroy(self._pointers[:0], self._calls)
+        self._events, self._messages = np.zeros((2, 1), np.int64)
+        none = self._events[:0]
+        kernels.collect(self._queue, 0, self._calls, none, none)  # compiles
+        kernels.destroy(none, self._calls)
+        self._columns(none)
 
     def poll(self, room: int, wait_ms: float, gather_ms: float) -> Fetched:
         """See PlainFetch. While anything is read, the group's answers wait until the next poll."""
         said = self._plain.poll(1, 0.0 if self._led else wait_ms, 0.0)
         if said.records is not None or not self._led:
             return said  # a record here was fetched before its partition led to us
-        if len(self._pointers) < room:
-            self._pointers = np.zeros(room, np.int64)
+        if len(self._events) < room:
+            self._events, self._messages = np.zeros((2, room), np.int64)
         taken = 0
 
         def take(count: int, within_ms: float) -> int:
             nonlocal taken
-            here = self._pointers[taken:].ctypes.data
-            found = self._lib.rd_kafka_consume_batch_queue(self._queue, int(within_ms), here, count)
-            taken += max(0, int(found))
-            return max(0, int(found))
+            first, until_ms = taken, self._now_ms() + within_ms
+            while taken - first < count:
+                left_ms = int(max(0.0, until_ms - self._now_ms()))
+                here = slice(taken, first + count)
+                found = kernels.collect(
+                    self._queue, left_ms, self._calls, self._events[here], self._messages[here]
+                )
+                taken += found
+                if not found:
+                    break
+            return taken - first
 
-        found, first_at_ms = self._arrivals.gather(take, room, 0.0 if said.count else wait_ms, gather_ms)
-        if not found:
+        _, first_at_ms = self._arrivals.gather(take, room, 0.0 if said.count else wait_ms, gather_ms)
+        if not taken:
             return said
-        pointers = self._pointers[:found]
+        events, messages = self._events[:taken], self._messages[:taken]
         try:
-            records, errors = self._columns(pointers)
+            errors = [self._error(int(event)) for event in events[messages == 0]]
+            good = messages[messages != 0]
+            records = self._columns(good) if len(good) else None
         finally:
-            kernels.destroy(pointers, self._calls)
+            kernels.destroy(events, self._calls)
         return Fetched(
             records=records,
             errors=said.errors + errors,
-            count=said.count + found,
+            count=said.count + taken,
             first_at_ms=first_at_ms,
         )
 
-    def _columns(self, pointers: NDArray[np.int64]) -> tuple[Records | None, list[tuple[KafkaError, int]]]:
-        n = len(pointers)
-        error, partition = np.empty(n, np.int32), np.empty(n, np.int32)
+    def _error(self, event: int) -> tuple[KafkaError, int]:
+        """What an event that is no message says, and of which partition; -1: of none."""
+        code, text = self._lib.rd_kafka_event_error(event), self._lib.rd_kafka_event_error_string(event)
+        place = self._lib.rd_kafka_event_topic_partition(event)
+        partition = -1
+        if place:
+            partition = ctypes.c_int32.from_address(place + ctypes.sizeof(_POINTER)).value
+            self._lib.rd_kafka_topic_partition_destroy(place)
+        return KafkaError(code, (text or b"").decode("utf-8", "replace")), partition
+
+    def _columns(self, messages: NDArray[np.int64]) -> Records:
+        n = len(messages)
+        partition = np.empty(n, np.int32)
         offset, produced_ms = np.empty(n, np.int64), np.empty(n, np.int64)
         sizes = np.empty((3, n), np.int64)
-        kernels.measure(pointers, self._calls, error, partition, offset, produced_ms, sizes)
+        kernels.measure(messages, self._calls, partition, offset, produced_ms, sizes)
         room = np.maximum(sizes, 0).ravel()
         starts = (np.cumsum(room) - room).reshape(3, n)
         data = np.empty(int(room.sum()), np.uint8)
-        kernels.copy(pointers, self._calls, starts, sizes, data)
+        kernels.copy(messages, self._calls, starts, sizes, data)
         data.flags.writeable = False  # as bytes are that come any other way: one form to compile for
         values, keys, headers = (Spans(data, starts[i], starts[i] + sizes[i]) for i in range(3))
-        records = Records(
+        return Records(
             topic=self._topic,
             values=values,
             keys=keys,
@@ -119,17 +141,6 @@ class NativeFetch:
             offset=offset,
             produced_ms=produced_ms,
         )
-        if not error.any():
-            return records, []
-        errors = [
-            (
-                KafkaError(int(error[row]), (values.get(row) or b"").decode("utf-8", "replace")),
-                int(partition[row]),
-            )
-            for row in np.flatnonzero(error).tolist()
-        ]
-        good = np.flatnonzero(error == 0)
-        return (records.take(good) if len(good) else None), errors
 
     def lead(self, partition: int) -> None:
         """See PlainFetch. Called earlier, the client would undo it as it begins to read."""
