@@ -179,6 +179,11 @@ def test_an_offset_that_is_not_there_is_an_error_of_its_partition(
     assert error.str()
 
 
-def test_the_installed_client_is_one_that_is_known(consumer: Consumer) -> None:
+def test_the_installed_client_is_known_and_read_natively_when_asked_for(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert is_known()
+    assert isinstance(fetch_of(consumer, "t", now_ms), PlainFetch)
+
+    monkeypatch.setenv("PENSTOCK_FETCH", "native")
     assert isinstance(fetch_of(consumer, "t", now_ms), NativeFetch)
