@@ -289,7 +289,6 @@ def _warm(
         _warm_packing(mirror.rows)
         read_lookup(mirror, lookup.group, [b""], one.astype(np.int32), one, one)
         partitions(empty.records.keys, 1, lookup.owner.source.partitioner)
-    distinct(keys_of([b"warm"]))
     if decision is not None:
         none = np.zeros(0, np.int64)
         no = np.zeros(0, np.bool_)

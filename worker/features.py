@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_cache.key_index import Keys
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
@@ -22,6 +21,7 @@ from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
 from worker.profiles import Profile
+from worker.records import index_keys
 
 _HOUR_US = 3_600_000_000
 
@@ -78,7 +78,7 @@ def enrich(
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
     slots = np.full(n, -1, np.int64)
     if plan.keeps_rows:
-        slots, loaded, new = lanes.load(_keys(events), events.records.partition)
+        slots, loaded, new = lanes.load(index_keys(events.records.keys), events.records.partition)
         degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
         meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     for column, field in plan.fields:
@@ -104,11 +104,6 @@ def enrich(
         degradation=degradation,
         lookup_age_ms=lookup_age_ms,
     )
-
-
-def _keys(events: Events) -> Keys:
-    keys = events.records.keys
-    return Keys(keys.data, keys.starts, keys.ends)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

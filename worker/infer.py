@@ -89,15 +89,21 @@ def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> 
         return scores[:rows] if scores.shape == (rows + missing,) else scores  # the caller says what is wrong
     size = model.part_rows or rows
     if rows <= size:
-        return _run(model.session, model.card, tensors)
+        return scores_of(model.session, model.card, tensors)
     parts = [
-        _run(model.session, model.card, {name: each[at : at + size] for name, each in tensors.items()})
+        scores_of(model.session, model.card, {name: each[at : at + size] for name, each in tensors.items()})
         for at in range(0, rows, size)
     ]
     return np.concatenate(parts)
 
 
-def _run(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+def scores_of(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """(n,) scores of these rows, as the card reads them.
+
+    Raises:
+        ModelError: the card names a column that the output does not have.
+        Exception: whatever ONNX Runtime raises.
+    """
     output: NDArray[np.float32] = session.run([card.output.tensor], tensors)[0]
     if output.ndim == 2:
         column = card.output.column or 0
@@ -231,7 +237,7 @@ def check_golden(model: Model) -> None:
         with np.load(path, allow_pickle=False) as golden:
             tensors = {feed.tensor: golden[feed.tensor].astype(feed.dtype) for feed in model.feeds}
             expected, rtol, atol = golden["expected"], float(golden["rtol"]), float(golden["atol"])
-        scores = _run(model.session, model.card, tensors)
+        scores = scores_of(model.session, model.card, tensors)
     except ModelError:
         raise
     except Exception as error:
@@ -254,11 +260,9 @@ def _first_line(error: Exception) -> str:
 
 def _warm(model: Model, plan: FeaturePlan) -> None:
     """Run the shapes met first, so that the first event does not pay for them."""
-    shapes = {s.name: (s.length, len(s.fields)) for s in plan.sequences}
     for rows in _WARM_ROWS:
-        tensors = {feed.tensor: np.zeros((rows, *_shape(feed, shapes)), feed.dtype) for feed in model.feeds}
         try:
-            _run(model.session, model.card, tensors)
+            scores_of(model.session, model.card, _zeros(model, plan, rows))
         except Exception as error:
             raise ModelError(
                 f"{model.card.name} {model.card.version}: does not run on {rows} rows: {_first_line(error)}"
@@ -270,9 +274,8 @@ def _best_part(model: Model, plan: FeaturePlan) -> int:
 
     Between 64 and 1,024 rows the shipped networks differ by half in cost; trees want as many as there are.
     """
-    shapes = {s.name: (s.length, len(s.fields)) for s in plan.sequences}
     whole = _PART_ROWS[-1]
-    tensors = {feed.tensor: np.zeros((whole, *_shape(feed, shapes)), feed.dtype) for feed in model.feeds}
+    tensors = _zeros(model, plan, whole)
     best, least_s = whole, math.inf
     for size in reversed(_PART_ROWS):
         part = replace(model, part_rows=size)
@@ -284,6 +287,12 @@ def _best_part(model: Model, plan: FeaturePlan) -> int:
         if min(took_s) < least_s * _WORTH:
             best, least_s = size, min(took_s)
     return best
+
+
+def _zeros(model: Model, plan: FeaturePlan, rows: int) -> dict[str, NDArray[Any]]:
+    """So many rows of every input."""
+    shapes = {s.name: (s.length, len(s.fields)) for s in plan.sequences}
+    return {feed.tensor: np.zeros((rows, *_shape(feed, shapes)), feed.dtype) for feed in model.feeds}
 
 
 def _shape(feed: Feed, sequences: dict[str, tuple[int, int]]) -> tuple[int, ...]:

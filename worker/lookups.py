@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_cache.key_index import Keys, distinct
+from feature_cache.key_index import distinct
 from feature_cache.layout import NEVER_US
 from feature_cache.lookup import LookedUp, read_lookup
 from feature_cache.mirror import Mirror
@@ -19,6 +19,7 @@ from schemas.spans import Spans, text_spans
 from worker.batch import Events
 from worker.partitioners import partitions
 from worker.plan import LookupPlan
+from worker.records import index_keys
 
 _POLL_S = 0.005  # how often a lane that lags is asked again
 _UNKNOWN_AGE_MS = 2**53  # the owner has stored nothing yet
@@ -63,7 +64,7 @@ class Lookup:
             StoreUnavailableError: the store did not answer; not with `may_guess`.
         """
         asked = text_spans(events.table.column(self._plan.feature.key).cast(pa.string()))
-        firsts, key_index = distinct(Keys(asked.data, asked.starts, asked.ends))
+        firsts, key_index = distinct(index_keys(asked))
         keys = asked.take(firsts)
         try:
             found = self._read_when_ready(keys, key_index, events.event_us, may_wait)
@@ -99,7 +100,7 @@ class Lookup:
         """Read at once, or again and again until the owner has reached every event's time."""
         plan = self._plan
         lanes = partitions(keys, self._lane_count, plan.owner.source.partitioner)
-        entities = Keys(keys.data, keys.starts, keys.ends)
+        entities = index_keys(keys)
         deadline_s = self._clock_s() + plan.feature.wait_at_most_ms / 1000
         while True:
             found = read_lookup(self._mirror, plan.group, entities, lanes, key_index, event_us)

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from worker.accuracy import auc, average_precision, rmse
+from worker.infer import scores_of
 from worker.model_file import ModelCard
 from worker.model_rows import Rows
 from worker.quantize import QuantizeError
@@ -65,12 +66,6 @@ def open_on_cpu(data: bytes) -> Any:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise QuantizeError(f"does not run on the CPU: {str(error).strip().splitlines()[0]}") from error
-
-
-def scores_of(session: Any, card: ModelCard, tensors: Tensors) -> NDArray[np.float32]:
-    """(n,) scores of these rows, as the card reads them."""
-    found = session.run([card.output.tensor], tensors)[0]
-    return np.ascontiguousarray(found.reshape(len(found), -1)[:, card.output.column or 0], np.float32)
 
 
 def compare(old: bytes, new: bytes, card: ModelCard, rows: Rows) -> Comparison:

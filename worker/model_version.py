@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime as ort
 import yaml
 
-from worker.model_compare import Comparison, open_on_cpu, scores_of
+from worker.infer import scores_of
+from worker.model_compare import Comparison, open_on_cpu
 from worker.model_file import CARD_FILE, GOLDEN_FILE, ModelCard, check_sha256, load_model_card
 from worker.quantize import QuantizeError
 

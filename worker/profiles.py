@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from feature_cache.key_index import Keys
 from feature_cache.profiles import read_profiles
 from feature_cache.store import Store, StoreUnavailableError
 from schemas.spans import text_spans
 from worker.batch import Events
 from worker.lookups import Looked
 from worker.plan import ProfilePlan
+from worker.records import index_keys
 
 
 class Profile:
@@ -41,7 +41,7 @@ class Profile:
             keys = text_spans(events.table.column(plan.key).cast(pa.string()))
         is_away = False
         try:
-            values = read_profiles(self._store, plan.table, Keys(keys.data, keys.starts, keys.ends))
+            values = read_profiles(self._store, plan.table, index_keys(keys))
         except StoreUnavailableError:
             if not self._may_guess:
                 raise

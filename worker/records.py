@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_cache.key_index import Keys
 from schemas.spans import Spans, joined, spans_of
 
 Headers = list[tuple[str, bytes | None]]
@@ -73,6 +74,11 @@ class Records:
             offset=self.offset[rows],
             produced_ms=self.produced_ms[rows],
         )
+
+
+def index_keys(keys: Spans) -> Keys:
+    """The same byte strings, as the feature cache takes them."""
+    return Keys(keys.data, keys.starts, keys.ends)
 
 
 def joined_records(parts: Sequence[Records]) -> Records:
