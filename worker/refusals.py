@@ -28,11 +28,13 @@ class Refusals:
     def __init__(self) -> None:
         self.reason = ""  # empty: none so far
         self.is_definite = False  # waiting will not help, somebody must mend something
+        self.was_without_brokers = False  # since it was last set to False
         self._log = structlog.get_logger()
 
     def note(self, error: Any) -> None:
         """Remember an error that is more than `all brokers are down`, and log it when it is news."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.was_without_brokers = True
             return
         is_alert = "alert" in error.str() and "certificate" in error.str()
         is_definite = error.code() in _DEFINITE or is_alert

@@ -37,15 +37,18 @@ def check_rights(pipeline: Pipeline, admin: AdminClient) -> None:
 def missing_rights(pipeline: Pipeline, admin: AdminClient) -> Iterator[str]:
     """Yield one sentence for each topic with a right missing; none where the broker does not say."""
     outputs = pipeline.outputs
-    wanted = {pipeline.source.topic: AclOperation.READ}
-    wanted |= {t: AclOperation.WRITE for t in (outputs.scores, outputs.alerts, outputs.dead_letters) if t}
+    # With transactions outputs are also read: after an outage, whether what was committed is there.
+    is_read = pipeline.delivery.mode == "exactly_once"
+    of_outputs = (AclOperation.WRITE, AclOperation.READ) if is_read else (AclOperation.WRITE,)
+    wanted = {t: of_outputs for t in (outputs.scores, outputs.alerts, outputs.dead_letters) if t}
+    wanted[pipeline.source.topic] = (AclOperation.READ,)
     asked = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=_ANSWER_S
     )
     for topic, answer in asked.items():
-        right = wanted[topic]
-        if not _may(answer, right):
-            yield f"{right.name.title()} on topic {topic!r}"
+        missing = [right.name.title() for right in wanted[topic] if not _may(answer, right)]
+        if missing:
+            yield f"{' and '.join(missing)} on topic {topic!r}"
 
 
 def _may(answer: Future[Any], right: AclOperation) -> bool:

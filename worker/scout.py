@@ -90,11 +90,12 @@ def commit_offsets(topic: str, next_offsets: dict[int, int], count: int) -> list
 def _check_count(topic: str, count: int, committed: TopicPartition) -> None:
     """Keys keep their partition only while the topic keeps its number of partitions."""
     said = committed.metadata or ""
-    if not said.startswith(_MADE_FOR) or said == f"{_MADE_FOR}{count}":
+    made_for, _, _ = said.removeprefix(_MADE_FOR).partition(" ")  # after it the name of the commit
+    if not said.startswith(_MADE_FOR) or made_for == str(count):
         return
     raise StopWorker(
         Exit.CONFIG,
-        f"topic {topic!r} has {count} partitions, and had {said.removeprefix(_MADE_FOR)} when this group "
+        f"topic {topic!r} has {count} partitions, and had {made_for} when this group "
         f"last committed: its keys have moved, and features of one key would be spread over two partitions. "
         f"Way out: create a topic with {count} partitions, copy the records into it by key and in order, and "
         f"set source.topic and kafka.group to new names (docs/operating.md)",

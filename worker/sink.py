@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
+from uuid import uuid4
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.background import in_background
 from worker.batch import Rejected
+from worker.commits import Commit, Sent, hand_over, named
 from worker.dead_letters import headers
 from worker.exits import Exit, StopWorker
 from worker.privacy import Privacy
-from worker.records import Headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
-from worker.succession import INIT_S, Estate, Will, discard, follow
+from worker.succession import Estate, Will, discard, follow, let_in
 from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
 
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
 _CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
 _LARGEST_BYTES = 101_000_000  # receive.message.max.bytes of the consumer, and our headers
 _QUEUE_KIB = 128 * 1024  # above the largest record, or that would never find room
-_QUEUE_FULL_WAIT_S = 0.1
 _FLUSH_S = 20.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
 _AGAIN_S = 1.0  # before a producer that could not begin is followed by another
 _RETRIES = 3
 _FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
 _FENCED_WITHIN_S = 60.0
-
-
-class _Sent(NamedTuple):
-    """Records of one call, kept until they are committed."""
-
-    topic: str
-    values: Sequence[bytes | None]
-    keys: Sequence[bytes | None]
-    headers: list[Headers] | None
 
 
 class NotCommittedError(Exception):
@@ -109,14 +100,17 @@ class Sink:
         self._dead_letters = dead_letters
         self._privacy = privacy
         self._is_open = False
-        self._sent: list[_Sent] = []  # since the last commit
-        self._will = Will(done=[], wanted=[])
+        self._name = uuid4().hex
+        self._commits = 0  # names them
+        self._sent: list[Sent] = []  # since the last commit
+        self._since_ms = 0
+        self._will = Will(done=(), wanted=None)
         self._fenced_at_s: list[float] = []
-        self._remaking: Future[None] | None = None
+        self._remaking: Future[tuple[Commit, ...]] | None = None
         self._make()
         if self._is_transactional:
             try:
-                self._producer.init_transactions(INIT_S)
+                let_in(self._producer, self.refusals)
             except KafkaException as error:
                 raise self._cannot_start(error) from error
 
@@ -145,33 +139,16 @@ class Sink:
         Raises:
             NotCommittedError: the client refuses; see there.
         """
-        self._send(_Sent(topic, values, keys, None))
+        self._send(Sent(topic, values, keys, None))
 
-    def _send(self, records: _Sent) -> None:
+    def _send(self, records: Sent) -> None:
         try:
             self._begin()
-            self._produce(records)
+            hand_over(self._producer, records, max(self._timeout_s, _FLUSH_S))
         except KafkaException as error:
             raise self._give_up(error, records.topic) from error
         if self._is_transactional:
             self._sent.append(records)
-
-    def _produce(self, records: _Sent) -> None:
-        topic, values, keys, headers = records
-        produce = self._producer.produce
-        if headers is None:
-            for value, key in zip(values, keys, strict=True):
-                try:
-                    produce(topic, value, key)
-                except BufferError:
-                    self._produce_when_there_is_room(topic, value, key, None)
-        else:
-            for value, key, said in zip(values, keys, headers, strict=True):
-                try:
-                    produce(topic, value, key, headers=said)
-                except BufferError:
-                    self._produce_when_there_is_room(topic, value, key, said)
-        self._producer.poll(0)
 
     def send_rejects(self, rejected: list[Rejected]) -> None:
         """Dead letters: the record's own bytes, key and headers, and why.
@@ -182,7 +159,7 @@ class Sink:
         if not rejected:
             return
         self._send(
-            _Sent(
+            Sent(
                 self._dead_letters,
                 [reject.record.value for reject in rejected],
                 [reject.record.key for reject in rejected],
@@ -190,21 +167,17 @@ class Sink:
             )
         )
 
-    def _produce_when_there_is_room(self, topic: str, value: Any, key: Any, headers: Any) -> None:
-        give_up_s = time.monotonic() + max(self._timeout_s, _FLUSH_S)
-        while time.monotonic() < give_up_s:
-            self._producer.poll(_QUEUE_FULL_WAIT_S)
-            try:
-                self._producer.produce(topic, value, key, headers=headers)
-            except BufferError:
-                continue
-            return
-        raise self._lost("the broker has taken nothing for too long")
-
     def _begin(self) -> None:
         if self._is_transactional and not self._is_open:
+            self._follow_after_an_outage()
             self._producer.begin_transaction()
-            self._is_open = True
+            self._is_open, self._since_ms = True, _wall_ms()
+
+    def _follow_after_an_outage(self) -> None:
+        """A broker that was away may have forgotten a part of our last commit; a successor sees to that."""
+        self._producer.poll(0)
+        if self.refusals.was_without_brokers:
+            raise self._lost("no broker could be reached for a moment")
 
     def commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
         """Make everything sent count, together with the offsets it came from.
@@ -220,9 +193,13 @@ class Sink:
         if not offsets and not self._is_open:
             return True
         give_up_s = time.monotonic() + self._timeout_s
-        self._will = replace(self._will, wanted=offsets)
         try:
             self._begin()
+            self._commits += 1
+            offsets = named(offsets, f"{self._name}.{self._commits}")
+            since_ms = min(self._since_ms, _wall_ms())  # the clock may have been set back
+            commit = Commit(offsets=offsets, sent=tuple(self._sent), since_ms=since_ms)
+            self._will = replace(self._will, wanted=commit)
             member = consumer.consumer_group_metadata()
             if not consumer.memberid():
                 # The broker takes offsets of nobody without asking whose the partitions are by now.
@@ -235,8 +212,11 @@ class Sink:
             raise self._give_up(error) from error
         except TimeoutError as error:
             raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
-        self._is_open = False
-        self._sent, self._will = [], Will(done=offsets, wanted=[])
+        self._is_open, self._sent = False, []
+        self._producer.poll(0)
+        # After an outage the one before may be the one that was forgotten.
+        before = self._will.done if self.refusals.was_without_brokers else ()
+        self._will = Will(done=(*before, commit), wanted=None)
         return True
 
     def _sent_again(self) -> bool:
@@ -273,9 +253,12 @@ class Sink:
         self._sent.clear()
         if not self._is_open:
             return
+        if self.refusals.was_without_brokers:
+            self._lost("not aborted here: no broker could be reached for a moment")
+            return
         try:
             in_background(self._producer.abort_transaction, "abort").result(_SLACK_S)
-            self._is_open, self._will = False, replace(self._will, wanted=[])
+            self._is_open, self._will = False, replace(self._will, wanted=None)
         except (KafkaException, TimeoutError) as error:
             self._lost(f"not aborted: {error}")
 
@@ -287,15 +270,19 @@ class Sink:
         """Whether records can be sent; False while a new producer is being made, which needs a broker.
 
         Raises:
+            NotCommittedError: no broker could be reached for a moment, see there.
             StopWorker: the broker refuses us for good.
         """
         if self._remaking is None:
+            if self._is_transactional and not self._is_open:
+                self._follow_after_an_outage()
             return True
         if not self._remaking.done():
             return False
         error = self._remaking.exception()
         if error is None:
-            self._remaking, self._will = None, replace(self._will, wanted=[])
+            self._will = Will(done=self._remaking.result(), wanted=None)
+            self._remaking = None
             return True
         if not isinstance(error, KafkaException):
             raise error
@@ -376,7 +363,13 @@ class Sink:
             self._follow(pause_s)
 
     def _follow(self, pause_s: float) -> None:
-        begin = partial(follow, self._producer, pause_s, self._estate, self._will)
+        producer, refusals, will = self._producer, self.refusals, self._will
+
+        def begin() -> tuple[Commit, ...]:
+            time.sleep(pause_s)
+            let_in(producer, refusals)
+            return will.done if self._estate is None else follow(producer, self._estate, will)
+
         self._remaking = in_background(begin, "init")
 
     def _retried(self, call: Callable[[], Any], give_up_s: float) -> None:
@@ -398,3 +391,7 @@ class Sink:
         self.abort()
         if self._remaking is None:
             self._producer.flush(_SLACK_S)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,16 +1,20 @@
-"""How a producer follows another of its transactional id: let in, and with nothing of the other left open."""
+"""How a producer follows another of its transactional id: all that counts is there, and nothing else."""
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from worker.commits import Commit, Sent, hand_over
+from worker.read_back import outsider, read_back
+from worker.refusals import Refusals
 
 INIT_S = 30.0
-_ASK_S = 5.0
+_ASK_S = 20.0
 _END_S = 20.0
 _PURGE_S = 5.0
 _NOTHING = b"penstock.nothing"  # key of records that only readers of aborted transactions ever see
@@ -29,37 +33,49 @@ class Estate:
 class Will:
     """What a producer leaves to its successor."""
 
-    done: list[TopicPartition]  # offsets of its last commit that was acknowledged
-    wanted: list[TopicPartition]  # offsets of the commit after that, whose fate is not known
+    done: tuple[Commit, ...]  # acknowledged, and perhaps not everywhere: the last one, more after an outage
+    wanted: Commit | None  # the one after them, whose fate is not known
 
 
-def follow(producer: Any, pause_s: float, estate: Estate | None, will: Will) -> None:
-    """Be let in as the successor of a producer whose last transaction's fate is not known.
-
-    The broker then has decided that transaction. But a coordinator that begins again after a crash passes
-    over every partition without a leader as if it had been deleted (Apache Kafka 4.3.1,
-    TransactionMarkerChannelManager), and calls the transaction ended. What has no marker becomes part of
-    our next transaction there: aborted outputs would count with its commit, and undecided offsets hold up
-    everybody who asks for them. So what was acknowledged and is not shown is committed again, and if nothing
-    is missing, a transaction over every partition is aborted. Where all is well, that ends nothing.
-
-    Args:
-        producer: new, of the same transactional id.
-        pause_s: time to wait before.
-        estate: None leaves out the second part.
-        will: if exactly what it wanted is committed, the lost transaction was, and what it left open must be
-            committed with our next one.
+def let_in(producer: Any, refusals: Refusals) -> None:
+    """Let a new producer begin: the broker ends what others of its transactional id have begun.
 
     Raises:
-        KafkaException: call it again with this producer after a time-out, with a new one after anything else.
+        KafkaException: call it again with this producer if that may be repeated, with a new one otherwise.
     """
-    time.sleep(pause_s)
     producer.init_transactions(INIT_S)
-    if estate is None:
-        return
+    producer.poll(0)
+    refusals.was_without_brokers = False  # no broker can have forgotten anything of this one yet
+
+
+def follow(producer: Any, estate: Estate, will: Will) -> tuple[Commit, ...]:
+    """Make everything count that was acknowledged, and nothing else, before the first transaction.
+
+    The broker has let this producer in, and so has decided the last transaction of its predecessor. But a
+    coordinator that begins again after a crash passes over every partition without a leader as if it had been
+    deleted (Apache Kafka 4.3.1, TransactionMarkerChannelManager), and calls the transaction ended. What has
+    no marker becomes part of the next transaction there: aborted outputs would count with its commit,
+    acknowledged ones would go with its abort, and undecided offsets hold up everybody who asks for them.
+
+    So whatever is open is aborted in all partitions of outputs, and then what was acknowledged is looked for
+    and sent again where it is missing. The lost transaction was done if the group shows the name of its
+    commit, or if any of its records is seen; then it is no different from the others.
+
+    Args:
+        producer: new, of the same transactional id, and let in.
+        will: of its predecessor.
+
+    Returns:
+        What was found to be acknowledged, for the next will.
+
+    Raises:
+        KafkaException: begin again with a new producer and the same will.
+    """
     try:
-        if not _is_repeated(producer, estate, will.done) and not _are_committed(estate, will.wanted):
-            _abort_everywhere(producer, estate)
+        return _settle(producer, estate, will)
+    except SystemError as error:
+        # Failed records are reported while the client's fatal error is on its way up (confluent-kafka 2.16).
+        raise KafkaException(KafkaError(KafkaError._FAIL, str(error.__cause__))) from error
     except KafkaException as error:
         if error.args[0].code() != KafkaError._TIMED_OUT:
             raise
@@ -73,65 +89,99 @@ def discard(producer: Any) -> None:
         producer.flush(_PURGE_S)
 
 
-def _is_repeated(producer: Any, estate: Estate, done: list[TopicPartition]) -> bool:
-    """Commit again what was acknowledged, if the offsets lack it: nobody can have gone on from there."""
-    if not done:
-        return False
-    client = _client(estate, "read_uncommitted")  # waits for no undecided offsets
-    try:
-        asked = [TopicPartition(tp.topic, tp.partition) for tp in done]
-        shown = {tp.partition: tp.offset for tp in client.committed(asked, timeout=_END_S)}
-        missing = [tp for tp in done if shown[tp.partition] < tp.offset]
-        if missing:
-            producer.begin_transaction()
-            producer.send_offsets_to_transaction(missing, client.consumer_group_metadata(), _END_S)
-            producer.commit_transaction(_END_S)
-    finally:
-        client.close()
-    return bool(missing)
+def _settle(producer: Any, estate: Estate, will: Will) -> tuple[Commit, ...]:
+    with closing(outsider(estate.consumer, "read_uncommitted")) as client:  # waits for no undecided offsets
+        shown = _shown(client, estate.source, will)
+        _abort_outputs(producer, estate.topics)
+        commits = will.done if will.wanted is None else (*will.done, will.wanted)
+        looked_for = {each for commit in commits for sent in commit.sent for each in sent.identities()}
+        since_ms = min((commit.since_ms for commit in commits), default=0)
+        seen = read_back(estate.consumer, estate.topics, since_ms, looked_for)
+        done = will.done
+        if will.wanted is not None and _was_done(will.wanted, shown, seen.identities):
+            done = commits
+        missing = _missing(done, seen.identities)
+        if missing and seen.unread:
+            _tell_what_is_unknown(missing, seen.unread)
+            missing = []
+        behind = _behind(done, shown)
+        if not behind:
+            _abort_offsets(producer, client, shown[0])
+        elif will.wanted is not None and done is not commits:
+            # Undecided offsets of what was not done would be committed too, if nothing took their place.
+            covered = {tp.partition for tp in behind}
+            behind += [shown[tp.partition] for tp in will.wanted.offsets if tp.partition not in covered]
+        if behind or missing:
+            _commit(producer, client, missing, [tp for tp in behind if tp.offset >= 0])
+    return done
 
 
-def _are_committed(estate: Estate, offsets: list[TopicPartition]) -> bool:
-    if not offsets:
-        return False
-    client = _client(estate, "read_committed")
-    try:
-        found = client.committed([TopicPartition(tp.topic, tp.partition) for tp in offsets], timeout=_ASK_S)
-    except KafkaException:  # also when they are undecided: then nothing of it is committed
-        return False
-    finally:
-        client.close()
-    return {tp.partition: tp.offset for tp in found} == {tp.partition: tp.offset for tp in offsets}
+def _shown(client: Any, topic: str, will: Will) -> dict[int, TopicPartition]:
+    """What the group has committed, of partition 0 and of those that the will is about."""
+    commits = (*will.done, *([will.wanted] if will.wanted is not None else []))
+    partitions = {0}.union(tp.partition for commit in commits for tp in commit.offsets)
+    found = client.committed([TopicPartition(topic, p) for p in sorted(partitions)], timeout=_ASK_S)
+    for tp in found:
+        if tp.error is not None:
+            raise KafkaException(tp.error)
+    return {tp.partition: tp for tp in found}
 
 
-def _abort_everywhere(producer: Any, estate: Estate) -> None:
-    client = _client(estate, "read_uncommitted")  # waits for no undecided offsets
-    try:
-        # What is committed already: it would change nothing, even if it were ever committed.
-        (tp,) = client.committed([TopicPartition(estate.source, 0)], timeout=_END_S)
-        as_is = TopicPartition(tp.topic, tp.partition, max(tp.offset, 0), tp.metadata or "")
-        producer.begin_transaction()
-        for topic in estate.topics:
-            for partition in producer.list_topics(topic, timeout=_END_S).topics[topic].partitions:
-                producer.produce(topic, b"", _NOTHING, partition=partition)
-        _flush(producer)
-        producer.send_offsets_to_transaction([as_is], client.consumer_group_metadata(), _END_S)
-        producer.abort_transaction(_END_S)
-    finally:
-        client.close()
+def _was_done(commit: Commit, shown: dict[int, TopicPartition], seen: set[Any]) -> bool:
+    if any(shown[tp.partition].metadata == tp.metadata for tp in commit.offsets):
+        return True
+    return any(identity in seen for sent in commit.sent for identity in sent.identities())
 
 
-def _flush(producer: Any) -> None:
-    try:
-        left = producer.flush(_END_S)
-    except SystemError as error:
-        # Failed records are reported while the client's fatal error is on its way up (confluent-kafka 2.16).
-        raise KafkaException(KafkaError(KafkaError._FAIL, str(error.__cause__))) from error
-    if left:
+def _behind(done: tuple[Commit, ...], shown: dict[int, TopicPartition]) -> list[TopicPartition]:
+    """Acknowledged offsets that the group does not show: undecided, nobody can have gone on from there."""
+    last = {tp.partition: tp for commit in done for tp in commit.offsets}
+    return [tp for p, tp in last.items() if shown[p].offset < tp.offset]
+
+
+def _missing(done: tuple[Commit, ...], seen: set[Any]) -> list[Sent]:
+    left = [sent.without(seen) for commit in done for sent in commit.sent]
+    return [sent for sent in left if sent.values]
+
+
+def _abort_outputs(producer: Any, topics: tuple[str, ...]) -> None:
+    """End whatever is open in any partition; where all is well, that ends nothing."""
+    producer.begin_transaction()
+    for topic in topics:
+        for partition in producer.list_topics(topic, timeout=_END_S).topics[topic].partitions:
+            producer.produce(topic, b"", _NOTHING, partition=partition)
+    if producer.flush(_END_S):
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "not every partition can be written to"))
+    producer.abort_transaction(_END_S)
 
 
-def _client(estate: Estate, isolation: str) -> Any:
-    """A client of the group that is no member of it."""
-    config = {name: value for name, value in estate.consumer.items() if name != "group.instance.id"}
-    return Consumer({**config, "isolation.level": isolation})
+def _abort_offsets(producer: Any, client: Any, shown: TopicPartition) -> None:
+    # What is committed already: it would change nothing, even if it were ever committed.
+    as_is = TopicPartition(shown.topic, shown.partition, max(shown.offset, 0), shown.metadata or "")
+    producer.begin_transaction()
+    producer.send_offsets_to_transaction([as_is], client.consumer_group_metadata(), _END_S)
+    producer.abort_transaction(_END_S)
+
+
+def _commit(producer: Any, client: Any, sent: list[Sent], offsets: list[TopicPartition]) -> None:
+    records = sum(len(each.values) for each in sent)
+    structlog.get_logger().warning(
+        "a broker forgot a part of an acknowledged commit: it is made again",
+        outputs=records,
+        offsets={tp.partition: tp.offset for tp in offsets},
+    )
+    producer.begin_transaction()
+    for each in sent:
+        hand_over(producer, each, _END_S)
+    if offsets:
+        producer.send_offsets_to_transaction(offsets, client.consumer_group_metadata(), _END_S)
+    producer.commit_transaction(_END_S)
+
+
+def _tell_what_is_unknown(missing: list[Sent], unread: tuple[str, ...]) -> None:
+    structlog.get_logger().error(
+        "whether acknowledged outputs are there cannot be seen, as these partitions cannot be read to their "
+        "end: another producer's transaction is open there, or the right to read is missing",
+        outputs=sum(len(each.values) for each in missing),
+        partitions=unread,
+    )

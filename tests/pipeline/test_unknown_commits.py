@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,6 @@ from tests.pipeline.streams import Reader, alone, fill, transactions
 from tests.services.lossy_wire import Fate, LossyWire
 from worker import scout as scout_module
 from worker import sink as sink_module
-from worker import succession as succession_module
 from worker.assemble import assemble, store_opener
 from worker.config import load_pipeline
 from worker.run import Worker
@@ -33,7 +33,6 @@ def wire(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loss
     """The way of the worker to its broker, which believes what a producer says it has added."""
     monkeypatch.setattr(sink_module, "_SLACK_S", 0.5)
     monkeypatch.setattr(scout_module, "_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(succession_module, "_ASK_S", 1.0)
     checks(kafka_bootstrap, "false")
     with LossyWire(kafka_bootstrap) as opened:
         yield opened
@@ -67,20 +66,48 @@ def working(file: Path, kafka: str) -> Iterator[CollectorRegistry]:
         thread.join(WITHIN_S)
 
 
-def soon_given_up(folder: Path, prefix: str) -> Path:
+def soon_given_up(folder: Path, prefix: str, protocol: str = "classic") -> Path:
     """The pipeline, with a transaction's time-out as short as it may be."""
-    return alone(folder, prefix, delivery={"transaction_timeout": "1s", "worker_id": "a"})
+    delivery = {"transaction_timeout": "1s", "worker_id": "a"}
+    return alone(folder, prefix, delivery=delivery, kafka={"protocol": protocol})
 
 
-@pytest.mark.parametrize("fate", [f for f in Fate if f is not Fate.LOST], ids=lambda fate: fate.name.lower())
+def wait_until_committed(kafka: str, prefix: str, count: int) -> None:
+    """Until the group has committed so many records of the topic's two partitions."""
+    topic, give_up_s = f"{prefix}transactions", time.monotonic() + WITHIN_S
+    group = Consumer({"bootstrap.servers": kafka, "group.id": f"{prefix}fraud"})
+    try:
+        while True:
+            found = group.committed([TopicPartition(topic, p) for p in range(2)], timeout=WITHIN_S)
+            if sum(max(tp.offset, 0) for tp in found) >= count:
+                return
+            assert time.monotonic() < give_up_s, found
+            time.sleep(0.05)
+    finally:
+        group.close()
+
+
+@pytest.mark.parametrize(
+    ("fate", "protocol"),
+    [
+        (Fate.UNANSWERED, "classic"),
+        (Fate.LATE, "classic"),
+        (Fate.OUTPUTS_LEFT_OPEN, "classic"),
+        (Fate.LEFT_OPEN, "classic"),
+        (Fate.LEFT_OPEN, "consumer"),
+        (Fate.OFFSETS_LEFT_OPEN, "classic"),
+        (Fate.OFFSETS_LEFT_OPEN, "consumer"),
+    ],
+    ids=lambda value: value.name.lower() if isinstance(value, Fate) else value,
+)
 def test_a_commit_of_which_nothing_was_heard_doubles_nothing_and_loses_nothing(
-    kafka_bootstrap: str, wire: LossyWire, topic_prefix: str, tmp_path: Path, fate: Fate
+    kafka_bootstrap: str, wire: LossyWire, topic_prefix: str, tmp_path: Path, fate: Fate, protocol: str
 ) -> None:
     create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
     reader, topic = Reader(kafka_bootstrap, topic_prefix), f"{topic_prefix}transactions"
     keys, values = transactions(EVENTS, seed=31)
 
-    with working(soon_given_up(tmp_path, topic_prefix), wire.bootstrap) as registry:
+    with working(soon_given_up(tmp_path, topic_prefix, protocol), wire.bootstrap) as registry:
         for begin in range(0, EVENTS, PART):
             fill(kafka_bootstrap, topic, keys[begin : begin + PART], values[begin : begin + PART])
             found = reader.read_all(begin + PART, WITHIN_S)
@@ -119,5 +146,37 @@ def test_offsets_that_a_dead_worker_left_undecided_for_ever_hold_nobody_up(
         found = reader.read_all(EVENTS, WITHIN_S)
     reader.close()
 
+    assert found.doubled == []
+    assert len(found.times_seen) == EVENTS
+
+
+@pytest.mark.parametrize("then", ["the next one is lost", "the broker is away", "the broker is away, twice"])
+def test_acknowledged_outputs_that_a_broker_forgot_to_commit_are_neither_lost_nor_doubled(
+    kafka_bootstrap: str, wire: LossyWire, topic_prefix: str, tmp_path: Path, then: str
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    reader, topic = Reader(kafka_bootstrap, topic_prefix), f"{topic_prefix}transactions"
+    keys, values = transactions(EVENTS, seed=33)
+
+    with working(soon_given_up(tmp_path, topic_prefix), wire.bootstrap):
+        fill(kafka_bootstrap, topic, keys[:PART], values[:PART])
+        reader.read_all(PART, WITHIN_S)
+        wire.order(Fate.COMMITTED_LEFT_OPEN)
+        fill(kafka_bootstrap, topic, keys[PART : 2 * PART], values[PART : 2 * PART])
+        wait_until_committed(kafka_bootstrap, topic_prefix, 2 * PART)
+        while reader.read(0.5):
+            pass
+        assert len(reader.outcomes.times_seen) == PART  # what is acknowledged cannot be read
+        for _ in range(then.count("away") + then.count("twice")):
+            wire.cut()
+            time.sleep(1.0)
+            wire.mend()
+        if then != "the next one is lost":
+            reader.read_all(2 * PART, WITHIN_S)  # without anything that follows
+        fill(kafka_bootstrap, topic, keys[2 * PART :], values[2 * PART :])
+        found = reader.read_all(EVENTS, WITHIN_S)
+    reader.close()
+
+    assert wire.met.is_set()
     assert found.doubled == []
     assert len(found.times_seen) == EVENTS

@@ -99,6 +99,13 @@ def login(broker: Secured, kind: str, **changes: str) -> dict[str, Any]:
     return {"bootstrap": broker.address(listener), "properties": {**properties, **changes}}
 
 
+# Documented rights that `at_least_once` does without.
+ONCE_ONLY = [
+    ("fraud-", AclOperation.WRITE),
+    *((f"fraud.{kind}", AclOperation.READ) for kind in ("scores", "alerts", "dead-letters")),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rights:
     """ACLs of the worker's user: what is documented as the least set, some left out on purpose."""
@@ -116,6 +123,9 @@ class Rights:
             (topic, f"{prefix}fraud.scores", literal, AclOperation.WRITE),
             (topic, f"{prefix}fraud.alerts", literal, AclOperation.WRITE),
             (topic, f"{prefix}fraud.dead-letters", literal, AclOperation.WRITE),
+            (topic, f"{prefix}fraud.scores", literal, AclOperation.READ),
+            (topic, f"{prefix}fraud.alerts", literal, AclOperation.READ),
+            (topic, f"{prefix}fraud.dead-letters", literal, AclOperation.READ),
             (group, f"{prefix}fraud", literal, AclOperation.READ),
             (transactional, f"{prefix}fraud-", prefixed, AclOperation.WRITE),
         ]
@@ -211,7 +221,7 @@ def test_events_go_in_and_scores_come_out_by_every_way_of_logging_in(
     for kind, prefix in zip(kinds, prefixes, strict=True):
         create_topics(broker.plain, topics_of(prefix, 1))
         once = kind != "at least once"
-        rights.grant(prefix, without=[] if once else [("fraud-", AclOperation.WRITE)])
+        rights.grant(prefix, without=[] if once else ONCE_ONLY)
         fill(broker.plain, f"{prefix}transactions", *transactions(EVENTS))
         mode = "exactly_once" if once else "at_least_once"
         files.append(pipeline_file_for(tmp_path, prefix, login(broker, kind if once else "mutual"), mode))
@@ -300,10 +310,11 @@ def test_tokens_are_renewed_while_the_worker_runs(
          "Read (inputs) or Write (outputs) on topic '{p}transactions'"),
         ("fraud.scores", AclOperation.WRITE, "exactly_once", "Write on topic '{p}fraud.scores'"),
         ("fraud.dead-letters", AclOperation.WRITE, "at_least_once", "Write on topic '{p}fraud.dead-letters'"),
+        ("fraud.alerts", AclOperation.READ, "exactly_once", "Read on topic '{p}fraud.alerts'"),
         ("fraud", AclOperation.READ, "exactly_once", "Read on group '{p}fraud'"),
         ("fraud-", AclOperation.WRITE, "exactly_once", "on transactional id '{p}fraud-"),
     ],
-    ids=["input", "scores", "dead letters", "group", "transactional id"],
+    ids=["input", "scores", "dead letters", "alerts, read", "group", "transactional id"],
 )  # fmt: skip
 def test_a_right_that_is_missing_is_named_with_what_it_is_missing_on(
     broker: Secured,
@@ -335,5 +346,8 @@ def test_the_rights_that_are_documented_are_those_that_are_granted_here() -> Non
         ("Write", "topic"),
         ("Write", "topic"),
         ("Write", "topic"),
+        ("Read", "topic"),
+        ("Read", "topic"),
+        ("Read", "topic"),
         ("Write", "transactional-id"),
     ]

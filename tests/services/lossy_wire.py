@@ -25,13 +25,16 @@ class Fate(Enum):
     OUTPUTS_LEFT_OPEN = "its outputs stay open, its offsets never come"
     LEFT_OPEN = "its outputs and its offsets stay open"
     OFFSETS_LEFT_OPEN = "it is committed, but its offsets stay open; the end of the next one is lost"
+    COMMITTED_LEFT_OPEN = "it is committed, but its outputs stay open; the end of the next one is lost"
 
 
 _FORGOTTEN = {
     Fate.OUTPUTS_LEFT_OPEN: {Api.ADD_PARTITIONS},
     Fate.LEFT_OPEN: {Api.ADD_PARTITIONS, Api.ADD_OFFSETS},
     Fate.OFFSETS_LEFT_OPEN: {Api.ADD_OFFSETS},
+    Fate.COMMITTED_LEFT_OPEN: {Api.ADD_PARTITIONS},
 }
+_NEXT_IS_LOST = {Fate.OFFSETS_LEFT_OPEN, Fate.COMMITTED_LEFT_OPEN}
 _LOST = {
     Fate.LOST: {Api.END_TXN},
     Fate.OUTPUTS_LEFT_OPEN: {Api.ADD_OFFSETS, Api.END_TXN},
@@ -75,6 +78,8 @@ class LossyWire:
         self._held: list[bytes] = []
         self.late_codes: list[int] = []  # what the broker said to what came late
         self.met = threading.Event()
+        self._calls: list[_Call] = []
+        self._is_cut = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def order(self, fate: Fate) -> None:
@@ -82,6 +87,16 @@ class LossyWire:
         with self._lock:
             self._fate, self._producer, self._ends = fate, None, 0
             self.met.clear()
+
+    def cut(self) -> None:
+        """The broker is away: every connection ends, and none is accepted, until `mend`."""
+        self._is_cut = True
+        for call in self._calls:
+            call.end()
+
+    def mend(self) -> None:
+        """The broker is back."""
+        self._is_cut = False
 
     def close(self) -> None:
         """Accept nobody any more."""
@@ -97,7 +112,11 @@ class LossyWire:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._server.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
                 call = _Call(client, socket.create_connection(self._broker))
+                self._calls.append(call)
                 for pump in (self._ask, self._answer):
                     threading.Thread(target=pump, args=(call,), daemon=True).start()
 
@@ -143,7 +162,7 @@ class LossyWire:
             self._producer = producer
             self.met.set()
             self._ends += api == Api.END_TXN
-            if fate is Fate.OFFSETS_LEFT_OPEN and self._ends:
+            if fate in _NEXT_IS_LOST and self._ends:
                 return Fate.LOST if self._ends > 1 else None
             return fate
 
