@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from schemas.spans import Spans
 from worker import fetch_kernels as kernels
 from worker.fetched import Arrivals, Fetched, PlainFetch
-from worker.records import Records
+from worker.records import Records, joined_records
 
 _KNOWN = ("2.16.",)  # versions of the Python client for which tests/contract/test_fetch.py holds
 _ASKED_FOR = "PENSTOCK_FETCH"  # an environment variable
@@ -75,8 +75,10 @@ class NativeFetch:
     def poll(self, room: int, wait_ms: float, gather_ms: float) -> Fetched:
         """See PlainFetch. While anything is read, the group's answers wait until the next poll."""
         said = self._plain.poll(1, 0.0 if self._led else wait_ms, 0.0)
-        if said.records is not None or not self._led:
-            return said  # a record here was fetched before its partition led to us
+        if not self._led:
+            return said
+        if said.records is not None:
+            return self._led_again(said, room)
         if len(self._events) < room:
             self._events, self._messages = np.zeros((2, room), np.int64)
         taken = 0
@@ -110,6 +112,21 @@ class NativeFetch:
             errors=said.errors + errors,
             count=said.count + taken,
             first_at_ms=first_at_ms,
+        )
+
+    def _led_again(self, said: Fetched, room: int) -> Fetched:
+        """All that came past our queue: a partition did not lead here yet, or the client has undone that."""
+        parts = [said]
+        if room > said.count:
+            parts.append(self._plain.poll(room - said.count, 0.0, 0.0))
+        records = joined_records([part.records for part in parts if part.records is not None])
+        for partition in self._led.intersection(records.partition.tolist()):
+            self.lead(partition)
+        return Fetched(
+            records=records,
+            errors=[error for part in parts for error in part.errors],
+            count=sum(part.count for part in parts),
+            first_at_ms=said.first_at_ms,
         )
 
     def _error(self, event: int) -> tuple[KafkaError, int]:

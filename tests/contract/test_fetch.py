@@ -136,6 +136,28 @@ def test_every_kind_of_record_comes_whole_and_in_order(
             assert record.topic == topic
 
 
+def test_a_partition_that_led_here_too_early_is_led_here_again(
+    fetch: PlainFetch | NativeFetch, consumer: Consumer, topic: str
+) -> None:
+    consumer.incremental_assign([TopicPartition(topic, 0, 0)])
+    fetch.lead(0)  # the client undoes it as it begins to read
+    found: list[Record] = []
+    polls = 0
+
+    def enough() -> bool:
+        nonlocal polls
+        records = fetch.poll(1000, 50.0, 50.0).records
+        if records is not None:
+            polls += 1
+            found.extend(records[row] for row in range(len(records)))
+        return len(found) >= 20 * len(RECORDS)
+
+    until(enough)
+
+    assert [record.offset for record in found] == list(range(20 * len(RECORDS)))
+    assert polls < len(RECORDS)
+
+
 def test_after_a_seek_nothing_of_before_comes(
     fetch: PlainFetch | NativeFetch, consumer: Consumer, topic: str
 ) -> None:
