@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,13 @@ class Stopwatch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._meter, name)
 
-    def stage(self, name: str, seconds: float) -> None:
-        """A stage has ended on this thread."""
-        now_ns, thread = time.thread_time_ns(), threading.get_ident()
-        self.stages_ns[name] = self.stages_ns.get(name, 0) + now_ns - self._cpu_ns.get(thread, now_ns)
-        self._meter.stage(name, seconds)
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """A stage of this thread."""
+        with self._meter.timed(name):
+            yield
+            now_ns, thread = time.thread_time_ns(), threading.get_ident()
+            self.stages_ns[name] = self.stages_ns.get(name, 0) + now_ns - self._cpu_ns.get(thread, now_ns)
         self._cpu_ns[thread] = time.thread_time_ns()
 
     def applied(self, events: int, late: int, hot_rows: int) -> None:

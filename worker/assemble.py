@@ -41,6 +41,7 @@ from worker.ownership import Ownership, SkipPolicy
 from worker.partitioners import partitions
 from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan, registry_settings
 from worker.privacy import Privacy, privacy_of
+from worker.producer_settings import producer_config
 from worker.profiles import Profile
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
@@ -49,7 +50,7 @@ from worker.rights import check_rights
 from worker.rules import scoring_rule
 from worker.scoring import Scorer
 from worker.scout import Scout
-from worker.sink import Sink, producer_config
+from worker.sink import Sink
 from worker.slo import Pace
 from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate

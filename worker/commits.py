@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from worker.records import Headers
 
 _QUEUE_FULL_WAIT_S = 0.1
+_RETRIES = 3
 
 # Topic, key, value and headers: two outcomes differ in their source, which one of them carries.
 Identity = tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
@@ -91,3 +92,29 @@ def _when_there_is_room(
     raise KafkaException(
         KafkaError(KafkaError._QUEUE_FULL, f"the broker has taken nothing for {within_s:g} s")
     )
+
+
+def end_transaction(producer: Any, offsets: list[TopicPartition], member: Any, give_up_s: float) -> None:
+    """Send the offsets and commit. Calls have no time-out of their own, as librdkafka asks.
+
+    Args:
+        give_up_s: of the monotonic clock; nothing is committed later.
+
+    Raises:
+        KafkaException: one of the calls failed, and may not be repeated.
+    """
+    _retried(lambda: producer.send_offsets_to_transaction(offsets, member))
+    if time.monotonic() < give_up_s:  # later, nobody waits for it, and a successor decides
+        _retried(producer.commit_transaction)
+
+
+def _retried(call: Callable[[], Any]) -> None:
+    """Repeat a call that may be; with the same arguments, as it must be."""
+    for left in reversed(range(_RETRIES)):
+        try:
+            call()
+            return
+        except KafkaException as error:
+            said = error.args[0]
+            if not left or said.fatal() or said.txn_requires_abort() or not said.retriable():
+                raise

@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
+from worker.producer_settings import CONSUMER_ONLY
 from worker.refusals import Refusals
-from worker.sink import _CONSUMER_ONLY
 from worker.source import _PRODUCER_ONLY
 
 _ANSWER_S = 10.0
@@ -57,7 +57,7 @@ def replay_group(pipeline: Pipeline) -> str:
 
 def client_config(pipeline: Pipeline) -> dict[str, Any]:
     """Settings of the file that hold for any client; they may be secret."""
-    ours = (*_CONSUMER_ONLY, *_PRODUCER_ONLY)
+    ours = (*CONSUMER_ONLY, *_PRODUCER_ONLY)
     given = {k: v for k, v in pipeline.kafka.client_properties().items() if not k.startswith(ours)}
     return {"log_level": 0, **given}  # the client's log is not for a terminal: our errors say what failed
 

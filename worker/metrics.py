@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -116,9 +119,12 @@ class Meter:
         self._degradation = f.degradation.labels(pipeline)
         self._hot_rows = f.hot_rows.labels(pipeline)
 
-    def stage(self, stage: str, seconds: float) -> None:
-        """One batch spent this long in a stage."""
-        self._stages[stage].observe(seconds)
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """What one batch does in here is that stage; one that fails is not counted."""
+        begun = time.perf_counter()
+        yield
+        self._stages[stage].observe(time.perf_counter() - begun)
 
     def rows(self, *, hits: int, loaded: int, new: int) -> None:
         """Where the rows of a chunk's events were found; the rest of a new entity's events are hits."""

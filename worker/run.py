@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -21,11 +21,11 @@ from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.decide import Decisions, decide
 from worker.decode import decode
-from worker.encode import alert_rows, score_columns
 from worker.exits import Exit, StopWorker
 from worker.features import enrich
 from worker.lag import Lag
 from worker.line import Line
+from worker.publish import publish
 from worker.refuse import set_refused_apart
 from worker.scoring import unscored
 from worker.scout import commit_offsets
@@ -59,6 +59,7 @@ class Worker:
         self._wall_us = wall_us
         self._log = structlog.get_logger(pipeline=line.name)
         self._pending: dict[int, int] = {}  # partition to next offset: published, not committed
+        self._ending: dict[int, int] = {}  # the same, in a commit that is under way
         self._lag = Lag(line.source, line.lanes, line.meter)
         self._commit_due_ms = 0.0
         self._write_due_ms = 0.0
@@ -129,7 +130,7 @@ class Worker:
         self._log.warning("lanes are taken again", error=str(error), kind=type(error).__name__)
         line.meter.recovered(type(error).__name__)
         line.batcher.clear()
-        self._pending = {}
+        self._pending, self._ending = {}, {}
         line.sink.abort()
         is_member = getattr(error, "is_member", True)
         not_before_ms = 0.0 if is_member else self._now_ms() + HEAR_FROM_GROUP_MS
@@ -146,13 +147,13 @@ class Worker:
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()
         wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
-        with self._timed("poll"):
+        with self.line.meter.timed("poll"):
             records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(asked_ms))
         polled_ms = self.looped_at_ms = self._now_ms()
         if records is not None:
-            with self._timed("decode"):
+            with self.line.meter.timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
-            with self._timed("features"):
+            with self.line.meter.timed("features"):
                 features = self._enrich(events)
             batch, refused = set_refused_apart(Batch(events=events, features=features))
             # Only now: making room in memory commits, and these dead letters belong to the next commit.
@@ -206,13 +207,15 @@ class Worker:
         """Score, decide and publish one batch; its offsets then wait for the commit."""
         line = self.line
         if line.scorer is not None and len(batch):
-            with self._timed("infer"):
+            with self.line.meter.timed("infer"):
                 scored = line.scorer.score(batch.features, self._now_ms())
             scores = scored.scores
             batch = replace(batch, features=replace(batch.features, degradation=scored.degradation))
             decisions = self._decide(batch, scores)
+            self._end_commit()
             rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
-            self._publish(batch, scores, decisions, rows)
+            if len(rows):
+                publish(line, batch, scores, decisions, rows, self._wall_us())
             self._reject(unscored(batch.events, scored), 0)
             line.meter.scored(reason, len(batch), batch.features.incomplete, batch.features.degradation)
         for partition, next_offset in batch.events.next_offsets.items():
@@ -224,7 +227,7 @@ class Worker:
         line, features = self.line, batch.features
         if line.decision is None:
             return None
-        with self._timed("decide"):
+        with self.line.meter.timed("decide"):
             return decide(
                 np.where(np.isfinite(scores), scores, np.nan),  # what is not scored changes no alert state
                 batch.events.event_us,
@@ -235,69 +238,44 @@ class Worker:
                 line.decision,
             )
 
-    def _publish(
-        self, batch: Batch, scores: NDArray[np.float32], decisions: Decisions | None, rows: NDArray[np.int64]
-    ) -> None:
-        """Hand the scores and alerts of these rows to the client."""
-        line = self.line
-        if not len(rows):
-            return
-        assert line.score_codec is not None
-        records = batch.events.records if len(rows) == len(batch) else batch.events.records.take(rows)
-        wall_us = self._wall_us()
-        with self._timed("encode"):
-            columns = score_columns(batch, scores, rows, line.stamp, wall_us)
-            encoded = line.score_codec.encode_columns(columns, len(rows)).to_list()
-        with self._timed("send"):
-            line.sink.send(line.scores_topic, encoded, records.keys.to_list())
-            if decisions is not None:
-                self._publish_alerts(batch, scores, decisions, rows, wall_us)
-        produced_ms = records.produced_ms
-        line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
-
-    def _publish_alerts(
-        self,
-        batch: Batch,
-        scores: NDArray[np.float32],
-        decisions: Decisions,
-        rows: NDArray[np.int64],
-        wall_us: int,
-    ) -> None:
-        line = self.line
-        alerts = alert_rows(batch, scores, decisions, rows, line.stamp, wall_us)
-        if not alerts:
-            return
-        assert line.alert_codec is not None
-        encoded = line.alert_codec.encode_rows(alerts, trusted=True)
-        line.sink.send(line.alerts_topic, encoded, [a["key"].encode() for a in alerts])
-        for alert in alerts:
-            line.meter.alert(alert["severity"], alert["lifecycle"])
-
     def _reject(self, rejected: list[Rejected], records: int) -> None:
         """Publish dead letters, unless their outcome is published already, or there are too many."""
         line = self.line
         fresh = [r for r in rejected if r.record.offset >= line.lanes[r.record.partition].mute_until]
         line.breaker.add(self._now_ms(), records, len(fresh))
+        if fresh:
+            self._end_commit()
         line.sink.send_rejects(fresh)
         for reject in fresh:
             line.meter.dead_letter(reject.reason)
 
     def _commit(self) -> None:
-        """Make everything published count, and then, when due, the rows that go with it."""
+        """Begin to make everything published count; when due, wait for that, and write rows."""
         line, now_ms = self.line, self._now_ms()
         self._commit_due_ms = now_ms + line.commit_interval_ms
+        self._end_commit()
         if self._pending:
             offsets = commit_offsets(line.topic, self._pending, line.owned.topic_partitions)
-            with self._timed("commit"):
-                is_done = line.sink.commit(offsets, line.source.consumer)
-            if not is_done:  # the group is rebalancing; rows wait for the commit that covers them
-                return
-            self._pending = {}
-            self._recoveries = 0
+            line.sink.begin_commit(offsets, line.source.consumer)
+            self._pending, self._ending = {}, self._pending
         self._report()
         if now_ms >= self._write_due_ms:
-            self._write_due_ms = now_ms + line.write_interval_ms
-            self._write()
+            self._end_commit()
+            if not self._pending:  # else the group is rebalancing; rows wait for the commit that covers them
+                self._write_due_ms = now_ms + line.write_interval_ms
+                self._write()
+
+    def _end_commit(self) -> None:
+        """Wait for the commit under way, before anything is sent, written or given up."""
+        if not self._ending:
+            return
+        ending, self._ending = self._ending, {}
+        with self.line.meter.timed("commit"):
+            is_done = self.line.sink.end_commit()
+        if is_done:
+            self._recoveries = 0
+        else:
+            self._pending = {**ending, **self._pending}
 
     def _report(self) -> None:
         line = self.line
@@ -309,7 +287,7 @@ class Worker:
     def _write(self) -> None:
         """Make changed rows durable; everything applied must be committed. A store that is away waits."""
         self.line.lanes.release()
-        with self._timed("write"):
+        with self.line.meter.timed("write"):
             try:
                 for partition in self.line.lanes.partitions():
                     if self.line.lanes.write(partition):
@@ -372,7 +350,8 @@ class Worker:
 
     def _lose(self, partitions: list[int]) -> None:
         """The lanes belong to somebody else already: commit nothing of them."""
-        if not self._is_broken and (self._pending or self.line.batcher.is_waiting):
+        is_busy = self._pending or self._ending or self.line.batcher.is_waiting
+        if not self._is_broken and is_busy:
             self._recover(
                 NotCommittedError(
                     f"partitions {partitions} were lost: away for longer than the session time-out"
@@ -386,9 +365,3 @@ class Worker:
         for partition in partitions:
             self._pending.pop(partition, None)
         self._log.info("lanes given up", partitions=partitions)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.line.meter.stage(stage, time.perf_counter() - begun)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -16,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.background import in_background
 from worker.batch import Rejected
-from worker.commits import Commit, Sent, hand_over, named
+from worker.commits import Commit, Sent, end_transaction, hand_over, named
 from worker.dead_letters import headers
 from worker.exits import Exit, StopWorker
 from worker.privacy import Privacy
@@ -25,14 +24,9 @@ from worker.rights import unauthorized
 from worker.succession import Estate, Will, discard, follow, let_in
 from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
 
-# The file gives one set of properties for both clients; librdkafka warns of those that are not a producer's.
-_CONSUMER_ONLY = ("auto.", "fetch.", "group.", "heartbeat.", "isolation.", "max.poll.", "queued.", "session.")
-_LARGEST_BYTES = 101_000_000  # receive.message.max.bytes of the consumer, and our headers
-_QUEUE_KIB = 128 * 1024  # above the largest record, or that would never find room
 _FLUSH_S = 20.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
 _AGAIN_S = 1.0  # before a producer that could not begin is followed by another
-_RETRIES = 3
 _FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
 _FENCED_WITHIN_S = 60.0
 
@@ -48,29 +42,14 @@ class NotCommittedError(Exception):
         self.is_member = is_member  # False: the group has probably given our lanes to somebody else
 
 
-def producer_config(
-    properties: dict[str, str], *, worker_id: str | None, transaction_timeout_ms: int
-) -> dict[str, Any]:
-    """Settings of the output producer; a worker id makes it transactional."""
-    config: dict[str, Any] = {
-        "linger.ms": 2,
-        "compression.type": "lz4",
-        "enable.idempotence": True,
-        "partitioner": "murmur2_random",  # as Java clients do, so outputs are co-partitioned with theirs
-        "reconnect.backoff.max.ms": 1000,  # default 10 s: that long, a healed network goes unnoticed
-        "retry.backoff.ms": 10,
-        "retry.backoff.max.ms": 100,  # five rejects of a fast commit cost 167 ms instead of 2.5 s
-        # Whatever the consumer can receive must fit as a dead letter: what is too large, the broker says.
-        "message.max.bytes": _LARGEST_BYTES,
-        "queue.buffering.max.kbytes": _QUEUE_KIB,  # default 1 GiB
-        # Callbacks for failures only: a callback a message costs 0.9 us.
-        "delivery.report.only.error": True,
-        **{name: value for name, value in properties.items() if not name.startswith(_CONSUMER_ONLY)},
-    }
-    if worker_id is not None:
-        config["transactional.id"] = worker_id
-        config["transaction.timeout.ms"] = transaction_timeout_ms
-    return config
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """A commit under way."""
+
+    commit: Commit
+    consumer: Any
+    give_up_s: float
+    end: Future[Any]
 
 
 class Sink:
@@ -105,6 +84,7 @@ class Sink:
         self._sent: list[Sent] = []  # since the last commit
         self._since_ms = 0
         self._will = Will(done=(), wanted=None)
+        self._ending: _Ending | None = None  # begun, and nobody has waited for it yet
         self._fenced_at_s: list[float] = []
         self._remaking: Future[tuple[Commit, ...]] | None = None
         self._make()
@@ -179,20 +159,25 @@ class Sink:
         if self.refusals.was_without_brokers:
             raise self._lost("no broker could be reached for a moment")
 
-    def commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
-        """Make everything sent count, together with the offsets it came from.
+    def begin_commit(self, offsets: list[TopicPartition], consumer: Any) -> None:
+        """Begin to make everything sent count, together with the offsets it came from.
 
-        Returns:
-            False: the group is in the middle of a rebalance; everything is sent, commit again soon.
+        Until `end_commit` nothing may be sent.
 
         Raises:
             NotCommittedError: see there.
         """
         if not self._is_transactional:
-            return self._flush_and_commit(offsets, consumer)
-        if not offsets and not self._is_open:
-            return True
+            self._ending = _Ending(
+                commit=Commit(offsets=offsets, sent=(), since_ms=0),
+                consumer=consumer,
+                give_up_s=time.monotonic() + _FLUSH_S + _SLACK_S,
+                end=in_background(partial(self._producer.flush, _FLUSH_S), "flush"),
+            )
+            return
         give_up_s = time.monotonic() + self._timeout_s
+        if not offsets and not self._is_open:
+            return
         try:
             self._begin()
             self._commits += 1
@@ -204,19 +189,38 @@ class Sink:
             if not consumer.memberid():
                 # The broker takes offsets of nobody without asking whose the partitions are by now.
                 raise self._gone()
-            self._retried(lambda: self._producer.send_offsets_to_transaction(offsets, member), give_up_s)
-            self._retried(self._producer.commit_transaction, give_up_s)
+        except KafkaException as error:
+            raise self._give_up(error) from error
+        end = in_background(partial(end_transaction, self._producer, offsets, member, give_up_s), "commit")
+        self._ending = _Ending(commit=commit, consumer=consumer, give_up_s=give_up_s, end=end)
+
+    def end_commit(self) -> bool:
+        """Wait for the commit that was begun, if one was.
+
+        Returns:
+            False: the group is in the middle of a rebalance; everything is sent, commit again soon.
+
+        Raises:
+            NotCommittedError: see there.
+        """
+        ending, self._ending = self._ending, None
+        if ending is None:
+            return True
+        try:
+            left = ending.end.result(max(0.0, ending.give_up_s - time.monotonic()))
         except KafkaException as error:
             if error.args[0].code() in REBALANCING and self._sent_again():
                 return False
             raise self._give_up(error) from error
         except TimeoutError as error:
             raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
+        if not self._is_transactional:
+            return self._commit_offsets(left, ending.commit.offsets, ending.consumer)
         self._is_open, self._sent = False, []
         self._producer.poll(0)
         # After an outage the one before may be the one that was forgotten.
         before = self._will.done if self.refusals.was_without_brokers else ()
-        self._will = Will(done=(*before, commit), wanted=None)
+        self._will = Will(done=(*before, ending.commit), wanted=None)
         return True
 
     def _sent_again(self) -> bool:
@@ -230,8 +234,7 @@ class Sink:
             self._send(records)
         return True
 
-    def _flush_and_commit(self, offsets: list[TopicPartition], consumer: Any) -> bool:
-        left = self._producer.flush(_FLUSH_S)
+    def _commit_offsets(self, left: int, offsets: list[TopicPartition], consumer: Any) -> bool:
         self._stop_if_any_hopeless()
         if left or self._failed:
             why = f"{left} outputs not acknowledged within {_FLUSH_S:g} s"
@@ -250,6 +253,10 @@ class Sink:
 
     def abort(self) -> None:
         """Make what was sent since the last commit not count; in at_least_once it stays sent."""
+        if self._is_transactional:
+            with suppress(NotCommittedError):
+                self.end_commit()
+        self._ending = None
         self._sent.clear()
         if not self._is_open:
             return
@@ -371,20 +378,6 @@ class Sink:
             return will.done if self._estate is None else follow(producer, self._estate, will)
 
         self._remaking = in_background(begin, "init")
-
-    def _retried(self, call: Callable[[], Any], give_up_s: float) -> None:
-        """Repeat a call that may be; with the same arguments, as it must be.
-
-        Its own time-out stays infinite, as librdkafka asks; one that hangs is left behind.
-        """
-        for left in reversed(range(_RETRIES)):
-            try:
-                in_background(call, "commit").result(max(0.0, give_up_s - time.monotonic()))
-                return
-            except KafkaException as error:
-                said = error.args[0]
-                if not left or said.fatal() or said.txn_requires_abort() or not said.retriable():
-                    raise
 
     def close(self) -> None:
         """Drop what was not committed, and let go of connections."""

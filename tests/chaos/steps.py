@@ -26,7 +26,7 @@ STEPS = (
     Step(name="load", module="feature_cache.redis_store", attribute="RedisStore.read"),
     Step(name="infer", module="worker.scoring", attribute="Scorer.score"),
     Step(name="decide", module="worker.run", attribute="decide"),
-    Step(name="encode", module="worker.run", attribute="score_columns"),
+    Step(name="encode", module="worker.publish", attribute="score_columns"),
     Step(name="send", module="worker.sink", attribute="Sink.send"),
     Step(name="begin", module="worker.sink", attribute="Producer.begin_transaction"),
     Step(name="flush", module="worker.sink", attribute="Producer.flush"),

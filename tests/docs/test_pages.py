@@ -112,8 +112,8 @@ def test_the_queries_ask_for_metrics_that_exist() -> None:
 
 def test_the_stages_are_those_that_are_timed() -> None:
     text = next(row for row in rows(marked(DOCS / "metrics.md", "metrics")) if "stage_seconds" in row[0])[3]
-    source = (ROOT / "worker" / "run.py").read_text()
-    timed = set(re.findall(r'self\._timed\("(\w+)"\)', source))
+    source = "".join((ROOT / "worker" / name).read_text() for name in ("run.py", "publish.py"))
+    timed = set(re.findall(r'meter\.timed\("(\w+)"\)', source))
 
     assert set(re.findall(r"`(\w+)`", text)) == timed
     assert timed <= set(STAGES)

@@ -19,7 +19,8 @@ from worker import sink as sink_module
 from worker import succession as succession_module
 from worker.batch import Rejected
 from worker.exits import Exit, StopWorker
-from worker.sink import NotCommittedError, Sink, producer_config
+from worker.producer_settings import producer_config
+from worker.sink import NotCommittedError, Sink
 
 TRANSACTION_MS = 10_000
 WITHIN_S = 30.0
@@ -80,10 +81,16 @@ def open_sink(
     )
 
 
+def committed(sink: Sink, offsets: list[TopicPartition], consumer: Consumer) -> bool:
+    """A whole commit."""
+    sink.begin_commit(offsets, consumer)
+    return sink.end_commit()
+
+
 def publish(sink: Sink, consumer: Consumer, offset: int) -> bool:
     """One batch and its commit."""
     sink.send("out", [b"value"], [b"key"])
-    return sink.commit([TopicPartition("in", 0, offset)], consumer)
+    return committed(sink, [TopicPartition("in", 0, offset)], consumer)
 
 
 def outcome(sink: Sink, consumer: Consumer) -> str:
@@ -320,7 +327,7 @@ def test_at_its_largest_a_dead_letter_fits_the_client(
 
     sink.send_rejects([dead_letter(3_000_000)])
 
-    assert sink.commit([TopicPartition("in", 0, 1)], consumer)
+    assert committed(sink, [TopicPartition("in", 0, 1)], consumer)
 
 
 def test_an_output_refused_while_the_commit_looks_for_its_coordinator_still_says_why(
@@ -345,7 +352,7 @@ def test_an_output_too_large_for_its_topic_stops_the_worker_and_names_topic_and_
 
     def publish(value: bytes) -> bool:
         sink.send(out, [value], [b"k"])
-        return sink.commit([TopicPartition(source, 0, 1)], consumer)
+        return committed(sink, [TopicPartition(source, 0, 1)], consumer)
 
     sink = open_sink(kafka_bootstrap, unique_name, mode)
     largest = dead_letter(1_040_000).record.value or b""

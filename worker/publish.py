@@ -1,0 +1,61 @@
+"""Scores and alerts of one batch, to the client."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.batch import Batch
+from worker.decide import Decisions
+from worker.encode import alert_rows, score_columns
+from worker.line import Line
+
+
+def publish(
+    line: Line,
+    batch: Batch,
+    scores: NDArray[np.float32],
+    decisions: Decisions | None,
+    rows: NDArray[np.int64],
+    wall_us: int,
+) -> None:
+    """Send the scores of these rows, and their alerts.
+
+    Args:
+        scores: (n,) of the whole batch.
+        decisions: of the whole batch; None: the pipeline raises no alerts.
+        rows: (m,) positions, at least one.
+        wall_us: when they were scored.
+
+    Raises:
+        NotCommittedError: the client refuses; see there.
+    """
+    assert line.score_codec is not None
+    records = batch.events.records if len(rows) == len(batch) else batch.events.records.take(rows)
+    with line.meter.timed("encode"):
+        columns = score_columns(batch, scores, rows, line.stamp, wall_us)
+        encoded = line.score_codec.encode_columns(columns, len(rows)).to_list()
+    with line.meter.timed("send"):
+        line.sink.send(line.scores_topic, encoded, records.keys.to_list())
+        if decisions is not None:
+            _publish_alerts(line, batch, scores, decisions, rows, wall_us)
+    produced_ms = records.produced_ms
+    line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
+
+
+def _publish_alerts(
+    line: Line,
+    batch: Batch,
+    scores: NDArray[np.float32],
+    decisions: Decisions,
+    rows: NDArray[np.int64],
+    wall_us: int,
+) -> None:
+    alerts = alert_rows(batch, scores, decisions, rows, line.stamp, wall_us)
+    if not alerts:
+        return
+    assert line.alert_codec is not None
+    encoded = line.alert_codec.encode_rows(alerts, trusted=True)
+    line.sink.send(line.alerts_topic, encoded, [a["key"].encode() for a in alerts])
+    for alert in alerts:
+        line.meter.alert(alert["severity"], alert["lifecycle"])
