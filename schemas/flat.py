@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -203,7 +204,7 @@ def _array(
 
 
 def _cells(column: Column, value: Any, count: int) -> _Cells:
-    """One field to be encoded; a single value is encoded once and copied."""
+    """One field to be encoded."""
     if not isinstance(value, pa.Array | np.ndarray):
         return _constant(column, value)
     if len(value) != count:
@@ -214,7 +215,9 @@ def _cells(column: Column, value: Any, count: int) -> _Cells:
     return found
 
 
+@lru_cache(maxsize=1024, typed=True)
 def _constant(column: Column, value: Any) -> _Cells:
+    """One value for all records, as the bytes it becomes; most stay the same from batch to batch."""
     array = pa.array([value], column.arrow)
     if value is None and column.null_index < 0:
         raise ValueError(f"{column.name}: found null, expected a value")
@@ -248,16 +251,21 @@ def _of_numpy(column: Column, value: NDArray[Any]) -> _Cells:
     if column.kind in _TEXT or value.dtype.kind not in "biu":
         return _of_array(column, pa.array(value, column.arrow, mask=None if valid is None else ~valid))
     cells = value.astype(np.int64)
-    _check_range(column, cells)
+    if value.dtype.kind != "b":
+        _check_range(column, cells)
     return _Cells(cells, None, valid)
 
 
 def _check_range(column: Column, cells: NDArray[np.int64]) -> None:
     """Raise ValueError where an int or the index of a symbol is out of range."""
-    limits = {kernels.INT: (-(1 << 31), (1 << 31) - 1), kernels.BOOLEAN: (0, 1)}
     if column.symbols is not None:
-        limits[column.kind] = (0, len(column.symbols) - 1)
-    low, high = limits.get(column.kind, (-(1 << 63), (1 << 63) - 1))
+        low, high = 0, len(column.symbols) - 1
+    elif column.kind == kernels.INT:
+        low, high = -(1 << 31), (1 << 31) - 1
+    elif column.kind == kernels.BOOLEAN:
+        low, high = 0, 1
+    else:
+        return  # whatever the array can hold
     if len(cells) and not low <= cells.min() <= cells.max() <= high:
         raise ValueError(f"{column.name}: found {cells.min()} to {cells.max()}, expected {low} to {high}")
 

@@ -55,7 +55,7 @@ def score_columns(
         "source_partition": events.records.partition[rows],
         "source_offset": events.records.offset[rows],
         "event_time": events.event_us[rows],
-        "scored_at": now_us,
+        "scored_at": np.full(len(rows), now_us),
         "score": scores[rows],
         "model": stamp.model,
         "model_version": stamp.model_version,

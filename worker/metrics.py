@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -96,6 +94,21 @@ def families(registry: CollectorRegistry = REGISTRY) -> Families:
     return _BOUND[registry]
 
 
+class _Stage:
+    """Times one stage at a time; a generator in its place would cost a batch 20 us."""
+
+    def __init__(self, seconds: Histogram) -> None:
+        self._seconds = seconds
+        self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._seconds.observe(time.perf_counter() - self._begun)
+
+
 class Meter:
     """The metrics of one pipeline, with every child that is touched per batch bound in advance."""
 
@@ -108,7 +121,7 @@ class Meter:
         self._batch_rows = f.batch_rows.labels(pipeline)
         pace = (f.batch_max_rows, f.batch_max_wait, f.late_share, f.slo_missed)
         self._pace = [gauge.labels(pipeline) for gauge in pace]
-        self._stages = {stage: f.stage_seconds.labels(pipeline, stage) for stage in STAGES}
+        self._stages = {stage: _Stage(f.stage_seconds.labels(pipeline, stage)) for stage in STAGES}
         self._event_to_score = f.event_to_score.labels(pipeline)
         self._rows = {result: f.rows.labels(pipeline, result) for result in ("hit", "loaded", "new")}
         self._late = f.late.labels(pipeline)
@@ -119,12 +132,9 @@ class Meter:
         self._degradation = f.degradation.labels(pipeline)
         self._hot_rows = f.hot_rows.labels(pipeline)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> _Stage:
         """What one batch does in here is that stage; one that fails is not counted."""
-        begun = time.perf_counter()
-        yield
-        self._stages[stage].observe(time.perf_counter() - begun)
+        return self._stages[stage]
 
     def rows(self, *, hits: int, loaded: int, new: int) -> None:
         """Where the rows of a chunk's events were found; the rest of a new entity's events are hits."""

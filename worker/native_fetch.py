@@ -184,7 +184,7 @@ class NativeFetch:
 
 
 def fetch_of(consumer: Consumer, topic: str, now_ms: Callable[[], float]) -> PlainFetch | NativeFetch:
-    """How records are read; natively only when asked for, see docs/decisions/0021."""
-    if is_known() and os.environ.get(_ASKED_FOR) == "native":
+    """How records are read: natively where we know the client, and nobody has asked for its objects."""
+    if is_known() and os.environ.get(_ASKED_FOR) != "plain":
         return NativeFetch(consumer, topic, now_ms)
     return PlainFetch(consumer, topic, now_ms)

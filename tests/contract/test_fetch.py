@@ -201,11 +201,13 @@ def test_an_offset_that_is_not_there_is_an_error_of_its_partition(
     assert error.str()
 
 
-def test_the_installed_client_is_known_and_read_natively_when_asked_for(
+def test_the_installed_client_is_known_and_its_objects_are_used_only_when_asked_for(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_known()
-    assert isinstance(fetch_of(consumer, "t", now_ms), PlainFetch)
+    fetch = fetch_of(consumer, "t", now_ms)
+    assert isinstance(fetch, NativeFetch)
+    fetch.close()
 
-    monkeypatch.setenv("PENSTOCK_FETCH", "native")
-    assert isinstance(fetch_of(consumer, "t", now_ms), NativeFetch)
+    monkeypatch.setenv("PENSTOCK_FETCH", "plain")
+    assert isinstance(fetch_of(consumer, "t", now_ms), PlainFetch)
