@@ -22,6 +22,7 @@ from tests.pipeline.streams import fill
 HERE = Path(__file__).parent
 WORLD = World(seed=1)
 LABEL_DELAY_S = DAY_S
+AS_PEERS = {"compression.type": "none", "linger.ms": 5}  # what every peer's producer has
 Outputs = dict[str, str]  # scores, alerts, dead_letters to topic
 
 
@@ -36,7 +37,7 @@ def peers_job(
     document: dict[str, Any] = {
         "name": "peers",
         "policy_version": "1",
-        "kafka": {"bootstrap": "${BOOTSTRAP}", "group": group},
+        "kafka": {"bootstrap": "${BOOTSTRAP}", "group": group, "properties": AS_PEERS},
         "source": {
             "topic": topic,
             "schema": str(HERE / "peers" / "transaction.avsc"),
@@ -69,7 +70,7 @@ def fraud_job(
 
     def change(document: dict[str, Any]) -> None:
         document["outputs"] |= outputs
-        document["kafka"]["group"] = group
+        document["kafka"] |= {"group": group, "properties": AS_PEERS}
         document["features"]["terminal"]["pipeline"] = str(folder / "terminal-risk.yaml")
         document["model"]["device"] = "cpu"
         document["admin"] = {"port": None}

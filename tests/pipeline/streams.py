@@ -19,6 +19,7 @@ from schemas.table import to_table
 
 START_MS = 1_760_000_000_000  # 2025-10-09
 PARTITIONS = 6
+STREAM_EVENTS, STREAM_PARTS, STREAM_SEED = 9_000, 3, 41  # of a Stream
 # The broker waits this long for a killed member before it gives its lanes to another; its least is 6 s.
 SOON_MISSED = {"properties": {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}}
 Place = tuple[int, int]  # source partition and offset: what identifies a record whatever it says
@@ -197,6 +198,25 @@ class Reader:
             )
             self.outcomes.times_seen[place] += 1
             self.outcomes.dead_letters[place] = headers["penstock.reason"].decode()
+
+
+class Stream:
+    """Records sent in parts, and the outcomes awaited part by part."""
+
+    def __init__(self, kafka: str, prefix: str, reader: Reader) -> None:
+        self.records = transactions(STREAM_EVENTS, seed=STREAM_SEED)
+        self._kafka, self._topic, self._reader = kafka, f"{prefix}transactions", reader
+        self._sent = 0
+
+    def send(self) -> None:
+        """Send the next part."""
+        end = self._sent + STREAM_EVENTS // STREAM_PARTS
+        fill(self._kafka, self._topic, *(part[self._sent : end] for part in self.records))
+        self._sent = end
+
+    def wait(self) -> Outcomes:
+        """Wait until everything sent has an outcome."""
+        return self._reader.read_all(self._sent, timeout_s=120)
 
 
 def undisturbed(

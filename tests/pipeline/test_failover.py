@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from benchmarks.workers import create_topics, running, topics_of
-from tests.pipeline.streams import PARTITIONS, Reader, alone, assert_same, undisturbed
-from tests.pipeline.test_recovery import EVENTS, Stream, went_on
+from tests.pipeline.streams import PARTITIONS, STREAM_EVENTS, Outcomes, Reader, Stream, alone, assert_same
+from tests.pipeline.test_recovery import went_on
 from tests.services import Service
 from tests.services.redis_group import RedisGroup
 
@@ -54,6 +54,7 @@ def test_a_failover_of_redis_changes_no_score(
     env: dict[str, str],
     prefix: str,
     reader: Reader,
+    expected: Outcomes,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     kind: str,
@@ -61,8 +62,7 @@ def test_a_failover_of_redis_changes_no_score(
 ) -> None:
     """Frozen, the old master comes back as one beside the new: until it is told, there are two."""
     group: RedisGroup = request.getfixturevalue(f"own_{kind}")
-    stream = Stream(kafka_bootstrap, prefix, reader, seed=7)
-    expected = undisturbed(kafka_bootstrap, env, tmp_path, stream.records)
+    stream = Stream(kafka_bootstrap, prefix, reader)
     # Few rows in memory: what a failover lost is missed at once.
     file = alone(tmp_path, prefix, state={"hot_rows": 64}, batching={"max_rows": 32})
 
@@ -82,7 +82,7 @@ def test_a_failover_of_redis_changes_no_score(
         found = stream.wait()
         went_on(worker)
 
-    assert_same(found, expected, EVENTS)
+    assert_same(found, expected, STREAM_EVENTS)
 
 
 def busiest(group: RedisGroup) -> Service:

@@ -32,34 +32,43 @@ def services(kafka: str, redis_url: str, delivery: str = "exactly_once") -> dict
     }
 
 
-@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_thirty_seconds_without_any_broker_are_survived(
-    own_broker: Service, redis_url: str, topic_prefix: str, tmp_path: Path, delivery: str
+    own_broker: Service, redis_url: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     """The broker is killed in the middle of the stream; nothing exits, nothing is lost or doubled."""
-    kafka, prefix = own_broker.address, topic_prefix
-    env = services(kafka, redis_url, delivery)
-    records = transactions(EVENTS, seed=21)
+    kafka, env = own_broker.address, services(own_broker.address, redis_url)
+    records, half = transactions(EVENTS, seed=21), EVENTS // 2
+    prefixes = {mode: f"{topic_prefix}{mode}." for mode in ("exactly_once", "at_least_once")}
+    for prefix in prefixes.values():
+        create_topics(kafka, topics_of(prefix, PARTITIONS))
     expected = undisturbed(kafka, env, tmp_path, records)
-    create_topics(kafka, topics_of(prefix, PARTITIONS))
-    file = alone(tmp_path, prefix, batching={"max_rows": 64})
-    topic, half = f"{prefix}transactions", EVENTS // 2
-    reader = Reader(kafka, prefix)
+    files, readers = {}, {}
+    for mode, prefix in prefixes.items():
+        folder = tmp_path / mode
+        folder.mkdir()
+        files[mode] = alone(folder, prefix, batching={"max_rows": 64}, delivery={"mode": mode})
+        readers[mode] = Reader(kafka, prefix)
 
-    with running([[file]], tmp_path, env) as (worker,):
-        fill(kafka, topic, *(part[:half] for part in records))
-        reader.read_until(lambda found: len(found.times_seen) > half // 4)
+    def send(part: slice) -> None:
+        for prefix in prefixes.values():
+            fill(kafka, f"{prefix}transactions", *(column[part] for column in records))
+
+    with running([[file] for file in files.values()], tmp_path, env) as workers:
+        send(slice(half))
+        for reader in readers.values():
+            reader.read_until(lambda found: len(found.times_seen) > half // 4)
         own_broker.kill()
-        time.sleep(30.0 if delivery == "exactly_once" else 10.0)
+        time.sleep(30.0)
         own_broker.start()
-        fill(kafka, topic, *(part[half:] for part in records))
-        found = reader.read_all(EVENTS, WITHIN_S)
-        assert worker.process.poll() is None, worker.tail()
-    reader.close()
+        send(slice(half, None))
+        found = {mode: reader.read_all(EVENTS, WITHIN_S) for mode, reader in readers.items()}
+        for worker in workers:
+            assert worker.process.poll() is None, worker.tail()
+    for reader in readers.values():
+        reader.close()
 
-    if delivery == "exactly_once":
-        assert_same(found, expected, EVENTS)
-    assert found.scores == expected.scores
+    assert_same(found["exactly_once"], expected, EVENTS)
+    assert found["at_least_once"].scores == expected.scores
 
 
 def test_partitions_added_to_the_input_stop_the_worker_with_the_way_out(

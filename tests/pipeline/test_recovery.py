@@ -15,19 +15,18 @@ from benchmarks.workers import RunningWorker, create_topics, running, topics_of
 from tests.pipeline.streams import (
     PARTITIONS,
     SOON_MISSED,
+    STREAM_EVENTS,
+    STREAM_PARTS,
     Outcomes,
     Reader,
+    Stream,
     alone,
     assert_same,
-    fill,
-    transactions,
-    undisturbed,
 )
 from tests.services import Service
 
-EVENTS = 9_000
-PARTS = 3
-pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+# Alone: a broker that a busy machine holds up costs the lanes, and without Redis none can be taken again.
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.alone]
 
 
 @pytest.fixture
@@ -57,29 +56,10 @@ def reader(kafka_bootstrap: str, prefix: str) -> Iterator[Reader]:
     opened.close()
 
 
-class Stream:
-    """Records sent in parts, and the outcomes awaited part by part."""
-
-    def __init__(self, kafka: str, prefix: str, reader: Reader, seed: int) -> None:
-        self.records = transactions(EVENTS, seed=seed)
-        self._kafka, self._topic, self._reader = kafka, f"{prefix}transactions", reader
-        self._sent = 0
-
-    def send(self) -> None:
-        """Send the next part."""
-        end = self._sent + EVENTS // PARTS
-        fill(self._kafka, self._topic, *(part[self._sent : end] for part in self.records))
-        self._sent = end
-
-    def wait(self) -> Outcomes:
-        """Wait until everything sent has an outcome."""
-        return self._reader.read_all(self._sent, timeout_s=120)
-
-
 @pytest.fixture
-def stream(kafka_bootstrap: str, prefix: str, reader: Reader, request: pytest.FixtureRequest) -> Stream:
+def stream(kafka_bootstrap: str, prefix: str, reader: Reader) -> Stream:
     """A third is sent at a time."""
-    return Stream(kafka_bootstrap, prefix, reader, seed=len(request.node.name))
+    return Stream(kafka_bootstrap, prefix, reader)
 
 
 def went_on(worker: RunningWorker) -> None:
@@ -88,9 +68,8 @@ def went_on(worker: RunningWorker) -> None:
 
 
 def test_a_redis_that_loses_everything_under_load_is_filled_again_from_the_topic(
-    kafka_bootstrap: str, env: dict[str, str], prefix: str, stream: Stream, tmp_path: Path, own_redis: Service
+    env: dict[str, str], prefix: str, stream: Stream, expected: Outcomes, tmp_path: Path, own_redis: Service
 ) -> None:
-    expected = undisturbed(kafka_bootstrap, env, tmp_path, stream.records)
     # Few rows in memory: what Redis lost is missed at once.
     file = alone(tmp_path, prefix, state={"hot_rows": 64}, batching={"max_rows": 32})
 
@@ -106,21 +85,20 @@ def test_a_redis_that_loses_everything_under_load_is_filled_again_from_the_topic
         went_on(worker)
         assert "lanes are taken again" in worker.log.read_text()
 
-    assert_same(found, expected, EVENTS)
+    assert_same(found, expected, STREAM_EVENTS)
 
 
 @pytest.mark.parametrize("trouble", ["frozen", "killed"])
 def test_while_redis_is_away_the_worker_waits_and_then_goes_on(
-    kafka_bootstrap: str,
     env: dict[str, str],
     prefix: str,
     stream: Stream,
     reader: Reader,
+    expected: Outcomes,
     tmp_path: Path,
     own_redis: Service,
     trouble: str,
 ) -> None:
-    expected = undisturbed(kafka_bootstrap, env, tmp_path, stream.records)
     file = alone(tmp_path, prefix, state={"hot_rows": 64}, batching={"max_rows": 32})
 
     with running([[file]], tmp_path, env) as (worker,):
@@ -135,14 +113,15 @@ def test_while_redis_is_away_the_worker_waits_and_then_goes_on(
         found = stream.wait()
         went_on(worker)
 
-    assert before < EVENTS * 2 // PARTS, "without Redis, rows that are not in memory must be waited for"
-    assert_same(found, expected, EVENTS)
+    assert before < STREAM_EVENTS * 2 // STREAM_PARTS, (
+        "without Redis, rows that are not in memory must be waited for"
+    )
+    assert_same(found, expected, STREAM_EVENTS)
 
 
 def test_told_to_score_without_rows_it_says_so_and_is_exact_again_when_redis_is_back(
-    kafka_bootstrap: str, env: dict[str, str], prefix: str, stream: Stream, tmp_path: Path, own_redis: Service
+    env: dict[str, str], prefix: str, stream: Stream, expected: Outcomes, tmp_path: Path, own_redis: Service
 ) -> None:
-    expected = undisturbed(kafka_bootstrap, env, tmp_path, stream.records)
     file = alone(
         tmp_path, prefix, state={"hot_rows": 64, "when_away": "score_without"}, batching={"max_rows": 32}
     )
@@ -162,7 +141,7 @@ def test_told_to_score_without_rows_it_says_so_and_is_exact_again_when_redis_is_
         went_on(worker)
 
     assert found.doubled == []
-    assert len(found.times_seen) == EVENTS
+    assert len(found.times_seen) == STREAM_EVENTS
     degraded = {place for place, (_, _, is_degraded) in found.flags.items() if is_degraded}
     assert degraded, "rows that were not in memory could not be read"
     assert degraded <= without.keys()
@@ -171,9 +150,8 @@ def test_told_to_score_without_rows_it_says_so_and_is_exact_again_when_redis_is_
 
 
 def test_a_member_away_for_longer_than_its_session_comes_back_without_a_restart(
-    kafka_bootstrap: str, env: dict[str, str], prefix: str, stream: Stream, tmp_path: Path
+    env: dict[str, str], prefix: str, stream: Stream, expected: Outcomes, tmp_path: Path
 ) -> None:
-    expected = undisturbed(kafka_bootstrap, env, tmp_path, stream.records)
     file = alone(
         tmp_path,
         prefix,
@@ -194,4 +172,4 @@ def test_a_member_away_for_longer_than_its_session_comes_back_without_a_restart(
         went_on(away)
         went_on(other)
 
-    assert_same(found, expected, EVENTS)
+    assert_same(found, expected, STREAM_EVENTS)
