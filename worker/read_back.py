@@ -7,9 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.commits import Identity
+from worker.scout import offsets_at
 
 _ANSWER_S = 20.0
 _PATIENCE_S = 30.0  # longer than a transaction of somebody else may last
@@ -83,15 +84,13 @@ def _range(
     starts: list[TopicPartition] = []
     ends: dict[tuple[str, int], int] = {}
     for topic in topics:
-        partitions = client.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions
-        asked = [TopicPartition(topic, p, max(since_ms, 0)) for p in partitions]
-        for tp in client.offsets_for_times(asked, timeout=_ANSWER_S):
-            if tp.error is not None:
-                raise KafkaException(tp.error)
-            _, end = client.get_watermark_offsets(tp, timeout=_ANSWER_S)
-            if 0 <= tp.offset < end:
-                starts.append(TopicPartition(topic, tp.partition, tp.offset))
-                ends[topic, tp.partition] = end
+        partitions = list(client.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions)
+        firsts = offsets_at(client, topic, partitions, max(since_ms, 0), _ANSWER_S)
+        lasts = offsets_at(client, topic, partitions, OFFSET_END, _ANSWER_S)
+        for partition, first, end in zip(partitions, firsts, lasts, strict=True):
+            if 0 <= first < end:
+                starts.append(TopicPartition(topic, partition, first))
+                ends[topic, partition] = end
     return starts, ends
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
@@ -22,8 +22,8 @@ class UndecidedError(Exception):
 class Scout:
     """A client of the group that is no member of it; one thread at a time uses it.
 
-    It is a client of its own because get_watermark_offsets() does not return while another thread goes on
-    calling consume() on the same one (confluent-kafka 2.16.1: the first answer came when that loop ended).
+    It is a client of its own because calls that ask may not return while another thread goes on calling
+    consume() on the same one (confluent-kafka 2.16.1: the first answer came when that loop ended).
     """
 
     def __init__(self, config: dict[str, Any], topic: str) -> None:
@@ -61,9 +61,9 @@ class Scout:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """Oldest offset still held and the next one to be written; KafkaException without an answer."""
-        asked = TopicPartition(self._topic, partition)
         with self._asking() as client:
-            low, high = client.get_watermark_offsets(asked, timeout=_TIMEOUT_S)
+            (low,) = offsets_at(client, self._topic, [partition], OFFSET_BEGINNING, _TIMEOUT_S)
+            (high,) = offsets_at(client, self._topic, [partition], OFFSET_END, _TIMEOUT_S)
         return low, high
 
     @contextmanager
@@ -80,6 +80,27 @@ class Scout:
             in_background(client.close, "close scout")
             raise
         self._client = client
+
+
+def offsets_at(
+    client: Any, topic: str, partitions: list[int], timestamp_ms: int, timeout_s: float
+) -> list[int]:
+    """The first offset of each partition that is not older; OFFSET_BEGINNING and OFFSET_END are times too.
+
+    Not get_watermark_offsets(), which has no time-out of its own once its request is on the way.
+
+    Returns:
+        In the order of partitions; -1: there is none.
+
+    Raises:
+        KafkaException: no answer in time, or an error of any partition.
+    """
+    asked = [TopicPartition(topic, p, timestamp_ms) for p in partitions]
+    found = {tp.partition: tp for tp in client.offsets_for_times(asked, timeout=timeout_s)}
+    for tp in found.values():
+        if tp.error is not None:
+            raise KafkaException(tp.error)
+    return [int(found[p].offset) for p in partitions]
 
 
 def commit_offsets(topic: str, next_offsets: dict[int, int], count: int) -> list[TopicPartition]:

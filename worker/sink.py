@@ -27,6 +27,7 @@ from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_ME
 _FLUSH_S = 20.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
 _AGAIN_S = 1.0  # before a producer that could not begin is followed by another
+_BEGIN_S = 90.0  # several calls of at most 20 s, of which none should take long
 _FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
 _FENCED_WITHIN_S = 60.0
 
@@ -87,6 +88,7 @@ class Sink:
         self._ending: _Ending | None = None  # begun, and nobody has waited for it yet
         self._fenced_at_s: list[float] = []
         self._remaking: Future[tuple[Commit, ...]] | None = None
+        self._remade_by_s = 0.0
         self._make()
         if self._is_transactional:
             try:
@@ -285,6 +287,9 @@ class Sink:
                 self._follow_after_an_outage()
             return True
         if not self._remaking.done():
+            if time.monotonic() > self._remade_by_s:
+                self._log.warning("a producer could not begin in time, making a new one")
+                self._remake()  # which fences the one that hangs
             return False
         error = self._remaking.exception()
         if error is None:
@@ -378,6 +383,7 @@ class Sink:
             return will.done if self._estate is None else follow(producer, self._estate, will)
 
         self._remaking = in_background(begin, "init")
+        self._remade_by_s = time.monotonic() + pause_s + _BEGIN_S
 
     def close(self) -> None:
         """Drop what was not committed, and let go of connections."""
