@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_LABELS = {
+LABELS = {
     "penstock-fraud": "penstock: whole fraud pipeline",
     "penstock-fraud-exactly-once": "penstock: fraud, exactly once",
     "penstock-exactly-once": "penstock, exactly once",
@@ -43,7 +43,7 @@ def draw(figures: dict[str, dict[str, float]], title: str, path: Path) -> Path:
         names = sorted(figures[key], key=lambda name: -figures[key][name])
         values = [figures[key][name] for name in names]
         colors = [_OURS if name.startswith("penstock") else _THEIRS for name in names]
-        bars = axis.barh([_LABELS.get(name, name) for name in names], values, color=colors)
+        bars = axis.barh([LABELS.get(name, name) for name in names], values, color=colors)
         axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
         axis.set_xscale("log")
         axis.set_xlim(right=max(values) * 2)

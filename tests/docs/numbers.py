@@ -1,4 +1,4 @@
-"""Writes the tables of model quality in the README from committed results: python -m tests.docs.numbers"""
+"""Writes the tables of speed and model quality in the README from results: python -m tests.docs.numbers"""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plot import LABELS
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
+SPEED = re.compile(r"<!-- speed -->\n.*?<!-- end -->", re.DOTALL)
 MARKED = re.compile(r"<!-- numbers -->\n.*?<!-- end -->", re.DOTALL)
 
 # Fraud Detection Handbook (ULB 2022): test week 2018-08-08..14, chapters 3 and 7.
@@ -28,12 +31,41 @@ def numbers() -> str:
 
 def written(readme: str) -> str:
     """The README with its tables as they should be."""
+    readme = SPEED.sub(lambda _: f"<!-- speed -->\n{_speed(_result('latest'))}\n<!-- end -->", readme)
     return MARKED.sub(lambda _: f"<!-- numbers -->\n{numbers()}\n<!-- end -->", readme)
 
 
 def _result(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
+
+
+def _speed(result: dict[str, Any]) -> str:
+    cpu, p99_ms = result["cpu_us_per_event"], result["p99_ms"]
+    names = sorted(cpu, key=lambda name: float(cpu[name]))
+    columns = ["events/s", "CPU µs an event", "times passthrough", "peak MB"]
+    lines = [
+        f"| | {' | '.join([*columns, 'p99 ms'] if p99_ms else columns)} |",
+        "| --- |" + " ---: |" * (len(columns) + bool(p99_ms)),
+    ]
+    for name in names:
+        cells = [
+            f"{result['events_per_s'][name]:,.0f}",
+            f"{cpu[name]:.1f}",
+            f"{cpu[name] / cpu['passthrough']:.1f}",
+            f"{result['peak_memory_mb'][name]:.0f}",
+        ]
+        if p99_ms:
+            cells.append(f"{p99_ms[name]:.0f}" if name in p99_ms else "")
+        lines.append(f"| {LABELS.get(name, name)} | {' | '.join(cells)} |")
+    settings, machine = result["settings"], result["machine"]
+    lines += [
+        "",
+        f"Medians of {settings['repetitions']} runs over {settings['events']:,} events, "
+        f"{machine['cores']} shared cores ({machine['cpu']}) for broker, Redis and worker together."
+        + (f" p99 at {settings['rate']:,.0f} events a second." if p99_ms else ""),
+    ]
+    return "\n".join(lines)
 
 
 def _fraud(result: dict[str, Any]) -> str:
