@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 
 from tests.chaos.collect import Collector
@@ -115,6 +116,20 @@ class Arena:
                     self._waiting_since.setdefault(lane, now_s)
                 done[lane] = count
 
+    def members(self) -> str:
+        """Who is in the group, as the broker sees it, and which lanes each has or is to get."""
+        admin = AdminClient({"bootstrap.servers": self.services.cluster.bootstrap})
+        (answer,) = admin.describe_consumer_groups([self.named.group], request_timeout=30).values()
+        found = answer.result(35)
+        lines = [f"group {found.state.name}"]
+        for member in found.members:
+            has, will = (
+                sorted(tp.partition for tp in each.topic_partitions) if each else None
+                for each in (member.assignment, getattr(member, "target_assignment", None))
+            )
+            lines.append(f"member {member.member_id} {member.client_id}: has {has}, is to get {will}")
+        return "\n".join(lines)
+
     def drain(self) -> None:
         """Wait until every event has an outcome, or is committed without one.
 
@@ -134,7 +149,7 @@ class Arena:
                     f"lane {i}: {lane.done} of {self.feed.acknowledged[i]}"
                     for i, lane in enumerate(self.outcomes.lanes)
                 ]
-                raise RuntimeError(f"stuck for {STUCK_S:g} s: {', '.join(lanes)}\n{tails}")
+                raise RuntimeError(f"stuck for {STUCK_S:g} s: {', '.join(lanes)}\n{self.members()}\n{tails}")
             time.sleep(0.1)
 
     def committed(self) -> NDArray[np.int64]:
