@@ -102,10 +102,12 @@ def end_transaction(producer: Any, offsets: list[TopicPartition], member: Any, g
 
     Raises:
         KafkaException: one of the calls failed, and may not be repeated.
+        TimeoutError: it was too late to commit, and nothing is committed.
     """
     _retried(lambda: producer.send_offsets_to_transaction(offsets, member))
-    if time.monotonic() < give_up_s:  # later, nobody waits for it, and a successor decides
-        _retried(producer.commit_transaction)
+    if time.monotonic() >= give_up_s:  # nobody waits for it any more, or the whole process stood still
+        raise TimeoutError("too late to commit: a successor decides")
+    _retried(producer.commit_transaction)
 
 
 def _retried(call: Callable[[], Any]) -> None:

@@ -393,4 +393,5 @@ class Sink:
 
 
 def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+    # Asked as the client does, which stamps the records with it.
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) // 1_000_000

@@ -134,6 +134,33 @@ def test_a_commit_of_which_nothing_was_heard_doubles_nothing_and_loses_nothing(
     assert bool(wire.late_codes) == (fate is Fate.LATE)
 
 
+def test_outputs_are_found_again_by_a_worker_whose_clock_was_set_for_an_hour(
+    kafka_bootstrap: str,
+    wire: LossyWire,
+    topic_prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    reader, topic = Reader(kafka_bootstrap, topic_prefix), f"{topic_prefix}transactions"
+    keys, values = transactions(PART, seed=34)
+    real_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + 3600 * 10**9)
+
+    with working(soon_given_up(tmp_path, topic_prefix), wire.bootstrap):
+        wire.order(Fate.UNANSWERED)
+        fill(kafka_bootstrap, topic, keys, values)
+        assert wire.met.wait(WITHIN_S)
+        found = reader.read_all(PART, WITHIN_S)
+        time.sleep(4.0)  # time enough to follow, and to send everything twice
+        while reader.read(0.5):
+            pass
+    reader.close()
+
+    assert found.doubled == []
+    assert len(found.times_seen) == PART
+
+
 def test_offsets_that_a_dead_worker_left_undecided_for_ever_hold_nobody_up(
     kafka_bootstrap: str, wire: LossyWire, topic_prefix: str, tmp_path: Path
 ) -> None:
