@@ -18,10 +18,11 @@ from schemas.schema import load_schema
 from worker.assemble import store_opener
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
-from worker.infer import ModelError, load_model
+from worker.infer import load_model
 from worker.plan import feature_plan, registry_settings
 from worker.refusals import Refusals
 from worker.rights import missing_rights
+from worker.session import ModelError
 from worker.source import partition_count
 from worker.yaml_lines import ConfigError
 

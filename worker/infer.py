@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import structlog
 from numpy.typing import NDArray
 
 from worker.batch import Features
-from worker.model_file import ModelCard, check_sha256, load_model_card
+from worker.buckets import Buckets, open_buckets, plain_options
+from worker.buckets import run as run_buckets
+from worker.model_file import GOLDEN_FILE, ModelCard, check_sha256, load_model_card
 from worker.plan import FeaturePlan
+from worker.session import (
+    ModelError,
+    Session,
+    first_line,
+    has_nvidia_driver,
+    has_tree_operators,
+    open_session,
+)
 
-_CPU = "CPUExecutionProvider"
-_PROVIDERS = {"cpu": _CPU, "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _WARM_ROWS = (1, 64, 1024)  # the shapes met first; ONNX Runtime plans memory at the first run of a shape
 _PART_ROWS = (64, 128, 256, 512, 1024)  # that a CPU may score at a time
 _WHOLE = 16  # rows; what vectors of any processor leave over of fewer is computed, and rounded, by other code
 _TRIALS = 5
 _WORTH = 0.95  # smaller parts must cost less than this share of larger ones
-
-
-class ModelError(Exception):
-    """A model version that must not serve; the message says which check failed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -44,10 +49,15 @@ class Model:
     """A loaded, checked and warm model version."""
 
     card: ModelCard
-    session: Any  # ort.InferenceSession
+    session: Session
     feeds: tuple[Feed, ...]
-    device: str  # where it really runs: cpu, cuda:N, tensorrt:N
     part_rows: int | None = None  # rows that go through together at most; None: all
+    buckets: Buckets | None = None  # of an accelerator, see `settle`
+
+    @property
+    def device(self) -> str:
+        """Where it really runs: cpu, cuda:N, tensorrt:N."""
+        return self.session.device
 
 
 def infer(model: Model, features: Features) -> NDArray[np.float32]:
@@ -87,24 +97,41 @@ def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> 
         }
         scores = _run_in_parts(model, tensors, rows + missing)
         return scores[:rows] if scores.shape == (rows + missing,) else scores  # the caller says what is wrong
+    if model.buckets is not None and rows:
+        return _score_column(model.card, run_buckets(model.buckets, tensors, rows))
     size = model.part_rows or rows
     if rows <= size:
-        return scores_of(model.session, model.card, tensors)
+        return _scores_at_once(model, tensors)
     parts = [
-        scores_of(model.session, model.card, {name: each[at : at + size] for name, each in tensors.items()})
+        _scores_at_once(model, {name: each[at : at + size] for name, each in tensors.items()})
         for at in range(0, rows, size)
     ]
     return np.concatenate(parts)
 
 
-def scores_of(session: Any, card: ModelCard, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+def _scores_at_once(model: Model, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    return scores_of(model.session.runtime, model.card, tensors, plain_options(model.session))
+
+
+def scores_of(
+    runtime: Any, card: ModelCard, tensors: dict[str, NDArray[Any]], options: Any = None
+) -> NDArray[np.float32]:
     """(n,) scores of these rows, as the card reads them.
+
+    Args:
+        runtime: ort.InferenceSession.
+        card: names the output.
+        tensors: (n, ...) each input.
+        options: ort.RunOptions.
 
     Raises:
         ModelError: the card names a column that the output does not have.
         Exception: whatever ONNX Runtime raises.
     """
-    output: NDArray[np.float32] = session.run([card.output.tensor], tensors)[0]
+    return _score_column(card, runtime.run([card.output.tensor], tensors, options)[0])
+
+
+def _score_column(card: ModelCard, output: NDArray[Any]) -> NDArray[np.float32]:
     if output.ndim == 2:
         column = card.output.column or 0
         if column >= output.shape[1]:
@@ -126,70 +153,66 @@ def load_model(folder: Path, plan: FeaturePlan, device: str) -> Model:
     """
     card = load_model_card(folder)
     data = check_sha256(card)  # what was hashed is what runs: the file is not opened a second time
-    session, ran_on = _open(folder / card.file, data, device)
-    model = Model(card=card, session=session, feeds=_feeds(card, plan, session, folder), device=ran_on)
+    return _load(card, data, plan, _faster(card, data, plan) if device == "auto" else device)
+
+
+def _load(card: ModelCard, data: bytes, plan: FeaturePlan, device: str) -> Model:
+    session = open_session(card.onnx_file, data, device, use_tf32=card.tf32)
+    model = Model(card=card, session=session, feeds=_feeds(card, plan, session.runtime, card.folder))
     check_golden(model)
     _warm(model, plan)
-    return replace(model, part_rows=_best_part(model, plan)) if ran_on == "cpu" else model
+    return replace(model, part_rows=_best_part(model, plan)) if device == "cpu" else model
 
 
-def _open(path: Path, data: bytes, device: str) -> tuple[Any, str]:
-    """A session on the device; `auto` takes CUDA where it works and says what it took."""
-    if device != "auto":
-        return _session(path, data, device), device
-    if _has_nvidia_driver() and not _has_tree_operators(data):
-        try:
-            return _session(path, data, "cuda:0"), "cuda:0"
-        except ModelError:
-            pass  # auto means: the CPU will do; the device taken is logged and on /readyz
-    return _session(path, data, "cpu"), "cpu"
+def settle(model: Model) -> Model:
+    """The model with what belongs to the thread that calls: an accelerator's fixed buffers and graphs.
 
-
-def _has_nvidia_driver() -> bool:
-    # Asking ONNX Runtime for CUDA without a driver is answered with ten lines of errors on stderr.
-    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version"))
-
-
-def _has_tree_operators(data: bytes) -> bool:
-    # ONNX Runtime has tree ensembles on the CPU only (no such kernel in the CUDA provider).
-    return b"TreeEnsemble" in data
-
-
-def _session(path: Path, data: bytes, device: str) -> Any:
-    kind, _, number = device.partition(":")
-    options = ort.SessionOptions()
-    # One thread, no spinning: the loop is one straight line, and idle cores belong to the other workers.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Where external data lies; given bytes, ONNX Runtime does not know the folder.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
+    Raises:
+        ModelError: through them it gives other scores than without.
+        Exception: whatever ONNX Runtime raises.
+    """
+    if model.device == "cpu":
+        return model
+    golden = _golden(model)
+    buckets = open_buckets(
+        model.session, golden.tensors, model.card.output.tensor, rtol=golden.rtol, atol=golden.atol
     )
-    options.log_severity_level = 4  # errors are raised too; logged, they would show feature values
-    provider: Any = _PROVIDERS[kind]
-    if kind != "cpu":
-        # Without these, a missing library or an unsupported node would silently be a CPU session.
-        ort.preload_dlls()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        provider = (
-            provider,
-            {"device_id": number, "use_tf32": "0"} if kind == "cuda" else {"device_id": number},
-        )
+    return replace(model, buckets=buckets)
+
+
+def _faster(card: ModelCard, data: bytes, plan: FeaturePlan) -> str:
+    """The device that `auto` takes: the first GPU where it works and scores a full batch sooner."""
+    if not has_nvidia_driver() or has_tree_operators(data):
+        return "cpu"
+    log = structlog.get_logger(model=f"{card.name} {card.version}")
     try:
-        session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=0)
-    except Exception as error:
-        raise ModelError(
-            f"{path}: does not run on {device}: {_first_line(error)}; expected a device "
-            f"that can run every node (model.device: auto or cpu runs it on the CPU)"
-        ) from error
-    if _PROVIDERS[kind] not in session.get_providers():
-        raise ModelError(
-            f"{path}: asked for {device}, ONNX Runtime gave {session.get_providers()}: are the extra `cuda` "
-            f"and the driver installed? (`penstock doctor` shows what is missing)"
-        )
-    return session
+        gpu = settle(_load(card, data, plan, "cuda:0"))
+    except Exception as error:  # auto means: the CPU will do
+        log.warning("the GPU is not used", why=first_line(error))
+        return "cpu"
+    cpu = _load(card, data, plan, "cpu")
+    took_s = {rows: (_least_s(cpu, plan, rows), _least_s(gpu, plan, rows)) for rows in _PART_ROWS}
+    crossing = crossover(took_s)
+    log.info(
+        "measured CPU against GPU",
+        gpu_is_faster_from_rows=crossing,
+        us_cpu_gpu={rows: [round(s * 1e6) for s in both] for rows, both in took_s.items()},
+    )
+    return "cpu" if crossing is None else "cuda:0"
+
+
+def crossover(took_s: Mapping[int, tuple[float, float]]) -> int | None:
+    """From how many rows on the GPU is faster for good; None: not even for the most rows measured.
+
+    Args:
+        took_s: for each number of rows, how long the CPU and the GPU take.
+    """
+    crossing = None
+    for rows, (cpu_s, gpu_s) in sorted(took_s.items(), reverse=True):
+        if gpu_s >= cpu_s:
+            break
+        crossing = rows
+    return crossing
 
 
 def _feeds(card: ModelCard, plan: FeaturePlan, session: Any, folder: Path) -> tuple[Feed, ...]:
@@ -224,48 +247,71 @@ def _feeds(card: ModelCard, plan: FeaturePlan, session: Any, folder: Path) -> tu
     return tuple(feeds)
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Golden:
+    """Recorded rows, and how far from the expected scores another device may be."""
+
+    tensors: dict[str, NDArray[Any]]
+    expected: NDArray[np.float32]
+    rtol: float
+    atol: float
+
+
+def _golden(model: Model) -> _Golden:
+    path = model.card.folder / GOLDEN_FILE
+    if not path.exists():
+        raise ModelError(f"{path}: not found, expected inputs and their expected scores")
+    try:
+        with np.load(path, allow_pickle=False) as golden:
+            return _Golden(
+                tensors={feed.tensor: golden[feed.tensor].astype(feed.dtype) for feed in model.feeds},
+                expected=golden["expected"],
+                rtol=float(golden["rtol"]),
+                atol=float(golden["atol"]),
+            )
+    except Exception as error:
+        raise _unusable(path, error) from error
+
+
 def check_golden(model: Model) -> None:
     """Score the recorded rows and compare: a wrong build, device or file shows here and not in production.
 
     Raises:
         ModelError: the scores are not those expected, or there are none.
     """
-    path = model.card.folder / "golden.npz"
-    if not path.exists():
-        raise ModelError(f"{path}: not found, expected inputs and their expected scores")
+    path, golden = model.card.folder / GOLDEN_FILE, _golden(model)
     try:
-        with np.load(path, allow_pickle=False) as golden:
-            tensors = {feed.tensor: golden[feed.tensor].astype(feed.dtype) for feed in model.feeds}
-            expected, rtol, atol = golden["expected"], float(golden["rtol"]), float(golden["atol"])
-        scores = scores_of(model.session, model.card, tensors)
+        scores = _scores_at_once(model, golden.tensors)
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"{path}: the golden rows do not run: {_first_line(error)}; expected one array for each input of "
-            f"model.yaml, `expected`, `rtol` and `atol`"
-        ) from error
+        raise _unusable(path, error) from error
+    expected = golden.expected
     if scores.shape != expected.shape or not len(expected):
         raise ModelError(f"{path}: found {expected.shape} expected scores, the model gives {scores.shape}")
-    worst = float(np.max(np.abs(scores - expected) - rtol * np.abs(expected)))
-    if not worst <= atol:
+    worst = float(np.max(np.abs(scores - expected) - golden.rtol * np.abs(expected)))
+    if not worst <= golden.atol:
         raise ModelError(
-            f"{path}: scores on {model.device} differ by {worst:.3g} from the expected, allowed {atol:.3g}"
+            f"{path}: scores on {model.device} differ by {worst:.3g} from the expected, "
+            f"allowed {golden.atol:.3g}"
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _unusable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path}: the golden rows do not run: {first_line(error)}; expected one array for each input of "
+        f"model.yaml, `expected`, `rtol` and `atol`"
+    )
 
 
 def _warm(model: Model, plan: FeaturePlan) -> None:
     """Run the shapes met first, so that the first event does not pay for them."""
     for rows in _WARM_ROWS:
         try:
-            scores_of(model.session, model.card, _zeros(model, plan, rows))
+            _scores_at_once(model, _zeros(model, plan, rows))
         except Exception as error:
             raise ModelError(
-                f"{model.card.name} {model.card.version}: does not run on {rows} rows: {_first_line(error)}"
+                f"{model.card.name} {model.card.version}: does not run on {rows} rows: {first_line(error)}"
             ) from error
 
 
@@ -274,19 +320,22 @@ def _best_part(model: Model, plan: FeaturePlan) -> int:
 
     Between 64 and 1,024 rows the shipped networks differ by half in cost; trees want as many as there are.
     """
-    whole = _PART_ROWS[-1]
-    tensors = _zeros(model, plan, whole)
-    best, least_s = whole, math.inf
+    best, least_s = _PART_ROWS[-1], math.inf
     for size in reversed(_PART_ROWS):
-        part = replace(model, part_rows=size)
-        took_s = []
-        for _ in range(_TRIALS):
-            began_s = time.perf_counter()
-            _run_in_parts(part, tensors, whole)
-            took_s.append(time.perf_counter() - began_s)
-        if min(took_s) < least_s * _WORTH:
-            best, least_s = size, min(took_s)
+        took_s = _least_s(replace(model, part_rows=size), plan, _PART_ROWS[-1])
+        if took_s < least_s * _WORTH:
+            best, least_s = size, took_s
     return best
+
+
+def _least_s(model: Model, plan: FeaturePlan, rows: int) -> float:
+    """How long so many rows take when nothing disturbs, in seconds."""
+    tensors, took_s = _zeros(model, plan, rows), []
+    for _ in range(_TRIALS):
+        began_s = time.perf_counter()
+        _run_in_parts(model, tensors, rows)
+        took_s.append(time.perf_counter() - began_s)
+    return min(took_s)
 
 
 def _zeros(model: Model, plan: FeaturePlan, rows: int) -> dict[str, NDArray[Any]]:

@@ -95,6 +95,7 @@ class ModelCard:
     )
     inputs: Annotated[tuple[ModelInput, ...], Field(min_length=1)]
     output: ModelOutput
+    tf32: bool = False  # a GPU may round what matrix products are made of to 10 bits, which is faster
     reference: Mapping[str, Reference] = Field(default_factory=dict)
     trained_on: Any = None
     made_from: Any = None  # of a lighter version: which one it was made from, and how

@@ -86,6 +86,8 @@ class Worker:
         """
         line = self.line
         self._stop = stop
+        if line.scorer is not None:
+            line.scorer.settle()
         line.source.subscribe(self._take, self._give_up, self._lose)
         try:
             with suppress(_StopAskedError):

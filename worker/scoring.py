@@ -14,7 +14,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from worker.batch import Events, Features, Rejected
 from worker.degradation import CPU, RULES, STEPS, WHOLE
 from worker.exits import Exit, StopWorker
-from worker.infer import Model, ModelError, check_golden, infer
+from worker.infer import Model, check_golden, infer, settle
+from worker.session import ModelError
 from worker.yaml_lines import ConfigError
 
 TRY_AGAIN_MS = 30_000.0
@@ -50,6 +51,7 @@ class Scorer:
         *,
         load_spare: Load | None = None,
         rule: Rule | None = None,
+        prepare: Callable[[Model], Model] = settle,
         on_step: Callable[[int], None] = lambda _: None,
         pipeline: str = "",
     ) -> None:
@@ -59,6 +61,7 @@ class Scorer:
             load: opens and proves the model on its device.
             load_spare: the same on the CPU; None: a failure of the device ends the worker.
             rule: scores without a model; None: a model that no longer works ends the worker.
+            prepare: makes a model ready for the thread that scores.
             on_step: told which step of the ladder scores stand on from now on: WHOLE, CPU or RULES.
 
         Raises:
@@ -72,6 +75,7 @@ class Scorer:
             self._loads[CPU] = load_spare
             self._models[CPU] = load_spare()
         self._rule = rule
+        self._prepare = prepare
         self._step = WHOLE
         self._try_again_ms = 0.0
         self._on_step = on_step
@@ -82,6 +86,26 @@ class Scorer:
     def device(self) -> str:
         """What gives the scores at present: cpu, cuda:N, tensorrt:N or rules."""
         return "rules" if self._step == RULES else self._models[self._step].device
+
+    def settle(self) -> None:
+        """Prepare what belongs to the thread that scores; call it there, before the first batch.
+
+        Raises:
+            ModelError: see infer.settle.
+            StopWorker: the device failed.
+        """
+        try:
+            self._models = {step: self._settled(model) for step, model in self._models.items()}
+        except DeviceFailedError as error:
+            raise StopWorker(Exit.DEVICE, str(error)) from error
+
+    def _settled(self, model: Model) -> Model:
+        try:
+            return self._prepare(model)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise DeviceFailedError(f"{model.device} failed: {without_values(error)}") from error
 
     def score(self, features: Features, now_ms: float) -> Scored:
         """Score a batch on the best step that works.
@@ -127,10 +151,10 @@ class Scorer:
         self._try_again_ms = now_ms + TRY_AGAIN_MS
         for step in sorted(step for step in self._loads if step < self._step):
             try:
-                model = self._loads[step]()
+                model = self._settled(self._loads[step]())
                 if model.card.sha256 != self.card.sha256:
                     raise ModelError(f"{model.card.folder}: holds another model than at the start")
-            except (ModelError, ConfigError, OSError) as error:
+            except (ModelError, ConfigError, OSError, DeviceFailedError) as error:
                 self._log.warning("still degraded", step=STEPS[self._step], why=str(error))
                 continue
             self._models[step] = model

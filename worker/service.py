@@ -23,9 +23,9 @@ from worker.admin import Change, Health, Switches, serve_admin
 from worker.assemble import assemble, store_opener
 from worker.config import ConfigError, Pipeline
 from worker.exits import Exit, StopWorker
-from worker.infer import ModelError
 from worker.logs import change_log_level
 from worker.run import Worker
+from worker.session import ModelError
 
 _LEAVE_WITHIN_S = 10.0
 _SWITCH_S = 0.0005

@@ -14,8 +14,9 @@ import pytest
 
 from tests.builders import DOUBLE, FLOAT, features, model_folder, onnx_bytes, pipeline
 from worker.config import ConfigError, load_pipeline
-from worker.infer import ModelError, infer, load_model
+from worker.infer import crossover, infer, load_model, settle
 from worker.plan import FeaturePlan, feature_plan
+from worker.session import ModelError
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAUD = ROOT / "models" / "fraud" / "1"
@@ -310,12 +311,50 @@ def test_trees_do_not_run_on_an_accelerator_and_nobody_pretends_so(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(NO_GPU, reason="there is no GPU here")
-@pytest.mark.parametrize("device", ["cuda:0", "auto"])
-def test_a_model_runs_on_the_gpu_asked_for(tiny: Tiny, plan: FeaturePlan, device: str) -> None:
-    model = load_model(tiny(), plan, device)
+def test_a_model_runs_on_the_gpu_asked_for(tiny: Tiny, plan: FeaturePlan) -> None:
+    model = load_model(tiny(), plan, "cuda:0")
 
     assert model.device == "cuda:0"
     assert infer(model, features(np.array([[10.0, 1.0]]))).tolist() == [20.0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(NO_GPU, reason="there is no GPU here")
+def test_on_a_gpu_graphs_and_fixed_buffers_give_the_scores_of_the_cpu(fraud_plan: FeaturePlan) -> None:
+    folder = ROOT / "models" / "fraud" / "2"
+    on_cpu, on_gpu = (settle(load_model(folder, fraud_plan, device)) for device in ("cpu", "cuda:0"))
+    given = np.random.default_rng(5).uniform(0, 50, (5000, len(fraud_plan.names)))
+
+    assert on_gpu.session.has_graphs
+    for n in (1, 31, 32, 33, 1024, 2048, 2049, 5000):
+        np.testing.assert_allclose(
+            infer(on_gpu, features(given[:n])), infer(on_cpu, features(given[:n])), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_a_model_on_the_cpu_needs_no_preparation(tiny: Tiny, plan: FeaturePlan) -> None:
+    model = load_model(tiny(), plan, "cpu")
+
+    assert settle(model) is model
+
+
+@pytest.mark.parametrize(
+    ("gpu_s", "from_rows"),
+    [
+        ((9.0, 9.0, 9.0), None),
+        ((1.0, 1.0, 1.0), 64),
+        ((9.0, 2.0, 3.0), 256),
+        ((1.0, 9.0, 3.0), 1024),
+        ((1.0, 1.0, 8.0), None),
+    ],
+    ids=["never", "always", "larger batches", "the largest, after a dent", "not for a full batch"],
+)
+def test_auto_takes_the_gpu_where_it_scores_a_full_batch_sooner(
+    gpu_s: tuple[float, float, float], from_rows: int | None
+) -> None:
+    took_s = dict(zip((64, 256, 1024), zip((2.0, 4.0, 8.0), gpu_s, strict=True), strict=True))
+
+    assert crossover(took_s) == from_rows
 
 
 def test_the_handmade_models_are_what_their_cards_say(tiny: Tiny) -> None:

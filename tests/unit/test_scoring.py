@@ -17,10 +17,11 @@ from onnxruntime.capi.onnxruntime_pybind11_state import DeviceReset, Fail, Inval
 from tests.builders import batch, features, model_folder, pipeline, table_model
 from worker.degradation import CPU, RULES, STALE_LOOKUP, WHOLE, WITHOUT_ROWS
 from worker.exits import Exit, StopWorker
-from worker.infer import Model, ModelError, infer, load_model
+from worker.infer import Model, infer, load_model
 from worker.plan import feature_plan
 from worker.rules import scoring_rule
 from worker.scoring import TRY_AGAIN_MS, Scored, Scorer, score_rows, unscored, without_values
+from worker.session import ModelError
 
 INPUTS = "  - {tensor: x, dtype: float32, shape: [n, 2], features: [speed, amount]}"
 TABLE = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
@@ -159,14 +160,19 @@ class Device:
         if self.is_gone:
             raise ModelError("does not run on cuda:0: CUDA failure 700")
         model = self._opened("cpu")
-        self.sessions.append(Breakable(model.session))
-        return replace(model, device="cuda:0", session=self.sessions[-1])
+        self.sessions.append(Breakable(model.session.runtime))
+        return replace(model, session=replace(model.session, runtime=self.sessions[-1], device="cuda:0"))
 
 
 @pytest.fixture
 def device(opened: Open) -> Device:
     """A device that works until it is told not to."""
     return Device(opened)
+
+
+def as_it_is(model: Model) -> Model:
+    """What prepares a model of a device that is only called one."""
+    return model
 
 
 SICK = Fail("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered")
@@ -183,11 +189,41 @@ def test_a_device_that_fails_ends_the_worker_unless_the_file_allows_the_cpu(devi
     assert caught.value.code == Exit.DEVICE
 
 
+def test_a_device_that_fails_while_it_is_made_ready_ends_the_worker(device: Device) -> None:
+    def fail(_: Model) -> Model:
+        raise SICK
+
+    scorer = Scorer(device.load, prepare=fail)
+
+    with pytest.raises(StopWorker, match="cuda:0 failed: CUDA failure") as caught:
+        scorer.settle()
+
+    assert caught.value.code == Exit.DEVICE
+
+
+def test_a_device_that_cannot_be_made_ready_again_is_not_taken_back(device: Device, opened: Open) -> None:
+    prepared: list[str] = []
+
+    def prepare(model: Model) -> Model:
+        prepared.append(model.device)
+        if len(prepared) > 2:
+            raise SICK
+        return model
+
+    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), prepare=prepare)
+    scorer.settle()
+    device.sessions[0].error = SICK
+    scorer.score(rows([1.0, 2.0]), 0.0)
+
+    assert scorer.score(rows([1.0]), LATER_MS).degradation.tolist() == [CPU]
+    assert prepared == ["cuda:0", "cpu", "cuda:0"]
+
+
 def test_scores_go_on_from_the_cpu_and_back_to_the_device_when_it_works_again(
     device: Device, opened: Open
 ) -> None:
     steps: list[int] = []
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), on_step=steps.append)
+    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), on_step=steps.append, prepare=as_it_is)
     whole = scorer.score(rows([1.0, 2.0]), 0.0)
     device.sessions[0].error = SICK
     device.is_gone = True
@@ -237,11 +273,11 @@ def test_a_device_that_misses_its_golden_rows_is_sick_and_not_the_model(device: 
 
 def test_an_error_that_no_row_explains_is_a_bug_and_crashes(opened: Open) -> None:
     model = opened("cpu")
-    broken = Breakable(model.session)
+    broken = Breakable(model.session.runtime)
     broken.error = TypeError("ours")
 
     with pytest.raises(TypeError):
-        score_rows(replace(model, session=broken), rows([1.0, 2.0]))
+        score_rows(replace(model, session=replace(model.session, runtime=broken)), rows([1.0, 2.0]))
 
 
 @pytest.fixture
@@ -303,7 +339,9 @@ def test_from_the_rules_the_best_step_that_works_is_taken(
 ) -> None:
     steps: list[int] = []
     rule = scoring_rule("amount > 1", ("amount", "speed"), (0.0, 1.0))
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), rule=rule, on_step=steps.append)
+    scorer = Scorer(
+        device.load, load_spare=lambda: opened("cpu"), rule=rule, on_step=steps.append, prepare=as_it_is
+    )
     find_golden = lose_golden()
     device.is_gone = True
 
@@ -347,7 +385,7 @@ def test_a_spare_that_does_not_work_stops_the_start(device: Device, opened: Open
 def test_a_model_that_was_exchanged_meanwhile_is_not_taken_back(
     device: Device, opened: Open, folder: Path
 ) -> None:
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"))
+    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), prepare=as_it_is)
     device.sessions[0].error = SICK
     scorer.score(rows([1.0]), 0.0)
     other = table_model(np.append(TABLE, np.float32(0.5)), 2)
