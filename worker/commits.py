@@ -14,7 +14,9 @@ from worker.records import Headers
 _QUEUE_FULL_WAIT_S = 0.1
 _RETRIES = 3
 
-# Topic, key, value and headers: two outcomes differ in their source, which one of them carries.
+# Topic, key, value and headers. Outcomes of different records differ in their source. Those that two workers
+# made of one record differ too, or one would take what the other did for its own: scores and alerts say when
+# they were scored, dead letters in which commit.
 Identity = tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 
 

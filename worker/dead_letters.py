@@ -10,8 +10,12 @@ from worker.records import Headers, Record
 _OURS = "penstock."  # every header that we add starts so
 
 
-def headers(reject: Rejected, pipeline: str, privacy: Privacy | None) -> Headers:
-    """The record's own headers, and ours after them."""
+def headers(reject: Rejected, pipeline: str, privacy: Privacy | None, commit: str) -> Headers:
+    """The record's own headers, and ours after them.
+
+    Args:
+        commit: what no other worker and no later try says, so that each knows its own dead letters again.
+    """
     record = reject.record
     theirs = [header for header in record.headers if is_theirs(header[0])]
     said = {
@@ -24,6 +28,7 @@ def headers(reject: Rejected, pipeline: str, privacy: Privacy | None) -> Headers
         "source.offset": record.offset,
         "source.timestamp_ms": record.timestamp_ms,
         "attempt": _attempts(record) + 1,
+        "commit": commit,
         **key_headers(record.key, privacy),
     }
     return [*theirs, *((f"{_OURS}{name}", str(value).encode()) for name, value in said.items())]

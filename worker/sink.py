@@ -140,12 +140,13 @@ class Sink:
         """
         if not rejected:
             return
+        commit = f"{self._name}.{self._commits + 1}"
         self._send(
             Sent(
                 self._dead_letters,
                 [reject.record.value for reject in rejected],
                 [reject.record.key for reject in rejected],
-                [headers(reject, self._pipeline, self._privacy) for reject in rejected],
+                [headers(reject, self._pipeline, self._privacy, commit) for reject in rejected],
             )
         )
 
@@ -169,6 +170,7 @@ class Sink:
         Raises:
             NotCommittedError: see there.
         """
+        self._commits += 1
         if not self._is_transactional:
             self._ending = _Ending(
                 commit=Commit(offsets=offsets, sent=(), since_ms=0),
@@ -182,7 +184,6 @@ class Sink:
             return
         try:
             self._begin()
-            self._commits += 1
             offsets = named(offsets, f"{self._name}.{self._commits}")
             since_ms = min(self._since_ms, _wall_ms())  # the clock may have been set back
             commit = Commit(offsets=offsets, sent=tuple(self._sent), since_ms=since_ms)

@@ -9,18 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from prometheus_client import CollectorRegistry
 
 from benchmarks.workers import create_topics, topics_of
+from tests.builders import Message, records
 from tests.pipeline.streams import Reader, alone, fill, transactions
+from tests.pipeline.test_transaction_errors import joined
 from tests.services.lossy_wire import Fate, LossyWire
 from worker import scout as scout_module
 from worker import sink as sink_module
 from worker.assemble import assemble, store_opener
+from worker.batch import Rejected
 from worker.config import load_pipeline
+from worker.producer_settings import producer_config
 from worker.run import Worker
+from worker.sink import NotCommittedError, Sink
+from worker.succession import Estate
 
 EVENTS = 600
 PART = 200
@@ -159,6 +165,66 @@ def test_outputs_are_found_again_by_a_worker_whose_clock_was_set_for_an_hour(
 
     assert found.doubled == []
     assert len(found.times_seen) == PART
+
+
+def test_what_another_worker_did_again_is_no_proof_that_a_lost_commit_was_done(
+    kafka_bootstrap: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, scores, dead = (f"{topic_prefix}{name}" for name in ("in", "scores", "dead"))
+    create_topics(kafka_bootstrap, {source: 1, scores: 1, dead: 1})
+    group = {"bootstrap.servers": kafka_bootstrap, "group.id": topic_prefix}
+
+    def sink(worker_id: str) -> Sink:
+        settings = {"bootstrap.servers": kafka_bootstrap}
+        return Sink(
+            producer_config(settings, worker_id=f"{topic_prefix}{worker_id}", transaction_timeout_ms=10_000),
+            pipeline="p",
+            dead_letters=dead,
+            estate=Estate(consumer=group, source=source, topics=(scores, dead)),
+        )
+
+    def batch_of(worker: Sink, scored_at: bytes) -> None:
+        worker.send(scores, [b"event 0 " + scored_at], [b"key"])
+        poison = records([Message(record_value=b"not avro", record_key=b"key", record_offset=1)])[0]
+        worker.send_rejects([Rejected(record=poison, stage="decode", reason="bad_magic", detail="")])
+        worker.begin_commit([TopicPartition(source, 0, 2)], member)
+
+    def stand_still(*_: object) -> None:
+        raise TimeoutError("too late to commit")
+
+    paused, other = sink("paused"), sink("other")
+    with joined(kafka_bootstrap, topic_prefix, source) as member:
+        with monkeypatch.context() as patched:
+            patched.setattr(sink_module, "end_transaction", stand_still)
+            batch_of(paused, b"at 12:00")
+        batch_of(other, b"at 12:01")
+        assert other.end_commit()
+        with pytest.raises(NotCommittedError):
+            paused.end_commit()
+        give_up_s = time.monotonic() + WITHIN_S
+        while not paused.is_ready():
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
+    paused.close()
+    other.close()
+
+    assert values_of(kafka_bootstrap, scores) == [b"event 0 at 12:01"]
+    assert values_of(kafka_bootstrap, dead) == [b"not avro"]
+
+
+def values_of(kafka: str, topic: str) -> list[bytes]:
+    """Everything that counts in the topic's only partition."""
+    reader = Consumer({"bootstrap.servers": kafka, "group.id": "values", "enable.partition.eof": True})
+    reader.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    values: list[bytes] = []
+    give_up_s = time.monotonic() + WITHIN_S
+    while True:
+        assert time.monotonic() < give_up_s
+        for message in reader.consume(1, 1.0):
+            if message.error() is not None and message.error().code() == KafkaError._PARTITION_EOF:
+                reader.close()
+                return values
+            values.append(message.value())
 
 
 def test_offsets_that_a_dead_worker_left_undecided_for_ever_hold_nobody_up(
