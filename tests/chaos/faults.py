@@ -17,9 +17,9 @@ from tests.chaos.arena import Arena
 from tests.chaos.fleet import Member
 from tests.chaos.steps import STEPS, steady_points
 from tests.chaos.world import SESSION_TIMEOUT_S
+from tests.services.kafka_cluster import WHOLE_WITHIN_S
 
 PASSES_WITHIN_S = 10.0
-WHOLE_WITHIN_S = 90.0
 REBALANCING = ("assign", "revoke", "take", "seek")  # the steps that a stranger brings about
 
 
@@ -118,13 +118,13 @@ def _broker(arena: Arena, rng: np.random.Generator) -> Iterator[int]:
     if not arena.broker_lock.acquire(blocking=False):
         raise NotInjectedError("another broker is down")
     try:
-        if not arena.services.cluster.is_whole():
-            raise NotInjectedError("the cluster is not whole")
+        if lacks := arena.services.cluster.lacks():
+            raise NotInjectedError(f"the cluster is not whole: {lacks}")
         yield int(rng.integers(len(arena.services.cluster.nodes)))
         deadline_s = time.monotonic() + WHOLE_WITHIN_S
-        while not arena.services.cluster.is_whole():
+        while lacks := arena.services.cluster.lacks():
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"the cluster is not whole after {WHOLE_WITHIN_S:g} s")
+                raise RuntimeError(f"the cluster is not whole after {WHOLE_WITHIN_S:g} s: {lacks}")
             time.sleep(0.3)
     finally:
         arena.broker_lock.release()

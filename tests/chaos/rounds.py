@@ -179,6 +179,7 @@ def run_round(running: Services, name: str, settings: Settings, say: Say) -> Res
         plant=settings.plant,
         variation=settings.variation,
     ) as made:
+        running.cluster.make_whole()  # or no broker may fail
         names = [member.name for member in made.fleet.members][: settings.workers]
         made.feed.prefill(settings.prefill)
         _first_commit(made, names[0], settings, say)

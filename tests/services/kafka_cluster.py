@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tests.services.kafka_jars import MIN_JAVA, jars, java_major
 from tests.services.processes import Service, Unavailable, free_port, new_directory
 
 TRIES = 3
+WHOLE_WITHIN_S = 90.0
 # Three nodes share what one has otherwise. The first compiler alone: a node that is killed every minute
 # never earns back what the second one costs.
 JVM = [
@@ -47,17 +49,45 @@ class Cluster:
         """Every node, reached directly."""
         return ",".join(node.address for node in self.nodes)
 
-    def is_whole(self) -> bool:
-        """Whether every copy of every partition is in step, so that one more node may fail."""
+    def lacks(self) -> str:
+        """What keeps it from losing one more node; empty when every copy of every partition is in step."""
         client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         try:
             found = client.list_topics(timeout=5.0)
-        except Exception:  # no answer is an answer
-            return False
-        partitions = [p for topic in found.topics.values() for p in topic.partitions.values()]
-        return len(found.brokers) == len(self.nodes) and all(
-            len(p.isrs) == len(p.replicas) for p in partitions
-        )
+        except Exception as error:  # no answer is an answer
+            return f"it does not answer: {error}"
+        if len(found.brokers) < len(self.nodes):
+            return f"of {len(self.nodes)} brokers it has {sorted(found.brokers)}"
+        behind = [
+            (name, p)
+            for name, topic in found.topics.items()
+            for p in topic.partitions.values()
+            if len(p.isrs) < len(p.replicas)
+        ]
+        if not behind:
+            return ""
+        name, first = behind[0]
+        return f"{len(behind)} partitions are behind, {name}-{first.id} has {first.isrs} of {first.replicas}"
+
+    def make_whole(self, within_s: float = WHOLE_WITHIN_S) -> None:
+        """Wait until it lacks nothing; nodes that do not get there by themselves are started again.
+
+        Raises:
+            Unavailable: that did not help either.
+        """
+        for may_restart in (True, False):
+            give_up_s = time.monotonic() + within_s
+            while lacks := self.lacks():
+                if time.monotonic() > give_up_s:
+                    break
+                time.sleep(0.3)
+            if not lacks:
+                return
+            if may_restart:
+                for node in self.nodes:
+                    node.kill()
+                    node.start()
+        raise Unavailable(f"the cluster is not whole after {2 * within_s:g} s: {lacks}")
 
     def close(self) -> None:
         """Stop every node at once and remove their directories."""
