@@ -32,7 +32,9 @@ MODES = ("verify", "throughput", "latency")
 WARM = 2000  # events before the stop watch of a latency run
 AT_LEAST_ONCE = {"delivery": {"mode": "at_least_once"}}
 EXACTLY_ONCE = {"delivery": {"mode": "exactly_once", "commit_interval": "100ms"}}
-LARGE = {"batching": {"max_rows": 2048}}
+# The window of the hand-written loops; without one, batches are what has come while the last was scored.
+WINDOW = {"batching": {"max_rows": 2048, "max_wait": "10ms", "eager": False}}
+NO_WINDOW = {"batching": {"max_rows": 2048}}
 Result = dict[str, Any]
 
 
@@ -55,10 +57,11 @@ def _penstock(job: str, *sections: dict[str, Any], modes: tuple[str, ...] = ("th
 
 CONTENDERS = {
     "passthrough": Contender(program="peer_passthrough.py", family="ck"),
-    "penstock": _penstock("peers", AT_LEAST_ONCE, LARGE, modes=MODES),
-    "penstock-exactly-once": _penstock("peers", EXACTLY_ONCE, LARGE),
-    "penstock-fraud": _penstock("fraud", AT_LEAST_ONCE, LARGE),
-    "penstock-fraud-exactly-once": _penstock("fraud", EXACTLY_ONCE, LARGE),
+    "penstock": _penstock("peers", AT_LEAST_ONCE, WINDOW, modes=MODES),
+    "penstock-nowait": _penstock("peers", AT_LEAST_ONCE, NO_WINDOW, modes=MODES),
+    "penstock-exactly-once": _penstock("peers", EXACTLY_ONCE, WINDOW),
+    "penstock-fraud": _penstock("fraud", AT_LEAST_ONCE, WINDOW),
+    "penstock-fraud-exactly-once": _penstock("fraud", EXACTLY_ONCE, WINDOW),
     "hand": Contender(program="peer_hand.py", family="ck"),
     "hand-nowait": Contender(program="peer_hand.py", family="ck", settings={"WINDOW_MS": "0"}),
     "bytewax": Contender(program="peer_bytewax.py", family="bytewax"),

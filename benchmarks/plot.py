@@ -8,6 +8,7 @@ LABELS = {
     "penstock-fraud": "penstock: whole fraud pipeline",
     "penstock-fraud-exactly-once": "penstock: fraud, exactly once",
     "penstock-exactly-once": "penstock, exactly once",
+    "penstock-nowait": "penstock, never waits",
     "hand": "hand-written loop",
     "hand-nowait": "hand-written, never waits",
     "bytewax": "Bytewax",
