@@ -89,6 +89,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         group=pipeline.kafka.group,
         protocol=pipeline.kafka.protocol,
         instance_id=_worker_id(pipeline) if pipeline.kafka.static_membership else None,
+        waits_at_most_ms=sum(lookup.feature.wait_at_most_ms for lookup in plan.lookups),
     )
     source = Source(consumer, pipeline.source.topic)
     source.partition_count()  # a topic that does not exist stops the start

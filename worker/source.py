@@ -23,6 +23,7 @@ _ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
 _COMPLAIN_MS = 10_000.0
 _SHUT_OUT_MS = 120_000.0  # well above any session timeout: whoever still has our instance id then is alive
 _KNOCK_EVERY_S = 1.0
+_SILENT_MS = 45_000  # a loop that has not polled for so long is stuck; /healthz says so after 30 s
 _UNREADY_MS = 1000.0  # a partition that cannot be told where to read for longer is assigned anew
 # The file gives one set of properties for both clients; librdkafka warns of those that are not a consumer's.
 _PRODUCER_ONLY = (
@@ -61,9 +62,22 @@ class OffsetsGoneError(Exception):
 
 
 def consumer_config(
-    properties: dict[str, str], *, group: str, protocol: str, instance_id: str | None = None
+    properties: dict[str, str],
+    *,
+    group: str,
+    protocol: str,
+    instance_id: str | None = None,
+    waits_at_most_ms: int = 0,
 ) -> dict[str, Any]:
-    """Settings of the input consumer; an instance id makes it a static member."""
+    """Settings of the input consumer.
+
+    Args:
+        properties: of the pipeline file, over ours.
+        group: the consumer group.
+        protocol: classic or consumer.
+        instance_id: makes it a static member.
+        waits_at_most_ms: how long a batch may wait for something without a poll.
+    """
     config: dict[str, Any] = {
         "group.id": group,
         "group.protocol": protocol,
@@ -91,6 +105,11 @@ def consumer_config(
         # Default 3 s: that long a member may not know of a rebalance, whose every step waits for all members.
         config["heartbeat.interval.ms"] = 300
     config |= {name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)}
+    # Default 5 min: that long a stuck worker keeps its lanes. And that long, with KIP-848, a member that has
+    # missed an answer of the group does not learn what to give up: the client (librdkafka 2.16) asks again,
+    # the broker does not repeat itself, and nobody gets the lane until it throws the member out.
+    least_ms = int(config.get("session.timeout.ms", 0))
+    config.setdefault("max.poll.interval.ms", max(_SILENT_MS + waits_at_most_ms, least_ms))
     return config
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 
 from tests.services.mock_cluster import MockCluster
 from worker.source import OffsetsGoneError, Source, consumer_config
@@ -42,6 +42,18 @@ def source(cluster: MockCluster, topic: str) -> Iterator[Source]:
     until(lambda: 0 in assigned, opened)
     yield opened
     opened.close()
+
+
+def test_a_stuck_worker_gives_its_lanes_up_sooner_than_after_five_minutes() -> None:
+    def silent_ms(properties: dict[str, str], waits_ms: int = 0) -> int:
+        config = consumer_config(properties, group="g", protocol="classic", waits_at_most_ms=waits_ms)
+        Consumer({"bootstrap.servers": "localhost:1", **config}).close()  # the client takes it
+        return int(config["max.poll.interval.ms"])
+
+    assert silent_ms({}) == 45_000
+    assert silent_ms({}, waits_ms=30_000) == 75_000, "a lookup may wait for its owner"
+    assert silent_ms({"session.timeout.ms": "120000"}) == 120_000, "the client takes no less"
+    assert silent_ms({"max.poll.interval.ms": "60000"}) == 60_000
 
 
 def until(is_so: Callable[[], bool], source: Source) -> None:
