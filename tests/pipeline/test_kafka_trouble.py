@@ -13,12 +13,15 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from benchmarks.workers import create_topics, running, start_worker, topics_of
 from tests.pipeline.streams import PARTITIONS, Reader, alone, assert_same, fill, transactions, undisturbed
 from tests.services import Service
+from tests.services.lossy_wire import LossyWire
+from tests.services.mock_cluster import Api
 from worker import source as source_module
 from worker.exits import Exit, StopWorker
 from worker.source import Source, consumer_config
 
 EVENTS = 6_000
 WITHIN_S = 180.0
+SILENT_MS = "10000"
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 
@@ -232,6 +235,40 @@ def test_of_two_live_workers_with_one_instance_id_one_ends_and_says_so(
         member.close()
 
     assert end.value.code == Exit.FENCED
+
+
+def test_a_lane_to_be_given_up_by_an_answer_that_was_lost_moves_within_the_poll_interval(
+    kafka_bootstrap: str, topic_prefix: str, unique_name: str
+) -> None:
+    topic, has = f"{topic_prefix}transactions", {"deaf": set[int](), "new": set[int]()}
+    create_topics(kafka_bootstrap, {topic: 2})
+    members: list[Source] = []
+
+    def join_group(name: str, bootstrap: str) -> None:
+        config = {"bootstrap.servers": bootstrap, "log_level": "0", "max.poll.interval.ms": SILENT_MS}
+        members.append(Source(consumer_config(config, group=unique_name, protocol="consumer"), topic))
+        gone = has[name].difference_update
+        members[-1].subscribe(has[name].update, gone, gone)
+
+    def poll_until(is_so: Callable[[], object]) -> None:
+        deadline_s = time.monotonic() + WITHIN_S
+        while not is_so():
+            assert time.monotonic() < deadline_s, has
+            for member in members:
+                member.poll(10, 20.0, 0.0)
+
+    with LossyWire(kafka_bootstrap) as wire:
+        join_group("deaf", wire.bootstrap)
+        poll_until(lambda: len(has["deaf"]) == 2)
+        wire.deaf_to = Api.CONSUMER_GROUP_HEARTBEAT
+        join_group("new", kafka_bootstrap)
+        hears_again_s = time.monotonic() + 3.0
+        poll_until(lambda: time.monotonic() > hears_again_s)
+        assert not has["new"], "it waits for the other"
+        wire.deaf_to = None
+        poll_until(lambda: len(has["deaf"]) == len(has["new"]) == 1)
+        for member in members:
+            member.close()
 
 
 def test_a_static_member_gets_its_lanes_back_without_a_rebalance(

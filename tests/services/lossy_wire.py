@@ -78,6 +78,7 @@ class LossyWire:
         self._held: list[bytes] = []
         self.late_codes: list[int] = []  # what the broker said to what came late
         self.met = threading.Event()
+        self.deaf_to: Api | None = None  # requests that reach the broker, and whose answers nobody hears
         self._calls: list[_Call] = []
         self._is_cut = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -132,7 +133,7 @@ class LossyWire:
                 elif fate is Fate.LATE and api == Api.END_TXN:
                     self._held.append(frame)
                 else:
-                    unheard = fate is Fate.UNANSWERED and api == Api.END_TXN
+                    unheard = api == self.deaf_to or (fate is Fate.UNANSWERED and api == Api.END_TXN)
                     call.asked[correlation] = None if unheard else (api, version)
                     _send(call.broker, frame)
         call.end()

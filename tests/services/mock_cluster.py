@@ -15,7 +15,7 @@ _pointer, _text, _integer = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 
 
 class Api(IntEnum):
-    """Kafka's numbers of the requests that a transaction is made of."""
+    """Kafka's numbers of the requests that tests interfere with."""
 
     PRODUCE = 0
     OFFSET_COMMIT = 8
@@ -25,6 +25,7 @@ class Api(IntEnum):
     ADD_OFFSETS = 25
     END_TXN = 26
     TXN_OFFSET_COMMIT = 28
+    CONSUMER_GROUP_HEARTBEAT = 68
 
 
 class MockCluster:
