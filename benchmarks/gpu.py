@@ -211,7 +211,8 @@ def _scored_ms(bootstrap: str, topic: str, events: int) -> NDArray[np.int64]:
             raise RuntimeError(f"{seen} of {events} scores came within five minutes")
         values = [record.value() for record in reader.consume(10_000, 0.2) if record.error() is None]
         if values:
-            parts.append(codec.decode(values).table.column("scored_at").cast("int64").to_numpy())
+            scored_at = codec.decode(values).table.column("scored_at").to_numpy(zero_copy_only=False)
+            parts.append(scored_at.astype("datetime64[ms]").astype(np.int64))
             seen += len(values)
     reader.close()
     return np.concatenate(parts)
