@@ -30,7 +30,7 @@ from worker.refuse import set_refused_apart
 from worker.scoring import unscored
 from worker.scout import commit_offsets
 from worker.sink import NotCommittedError
-from worker.source import OffsetsGoneError
+from worker.source import GivenAgainError, OffsetsGoneError
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
 POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
@@ -113,7 +113,7 @@ class Worker:
         except StoreUnavailableError as error:
             self._log.warning("waiting for the store", error=str(error))
             self.line.owned.rest()
-        except (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError) as error:
+        except (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError, GivenAgainError) as error:
             self._recover(error)
 
     def _recover(self, error: Exception) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
+from worker.again import first_again
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
 from worker.native_fetch import fetch_of
@@ -59,6 +60,10 @@ _EXPECTED = {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
 
 class OffsetsGoneError(Exception):
     """The topic does not hold the next offset of a partition any more, or was made anew."""
+
+
+class GivenAgainError(Exception):
+    """The client has given a record that it had given before, which librdkafka 2.16 does now and then."""
 
 
 def consumer_config(
@@ -136,6 +141,8 @@ class Source:
         self._gone: set[int] = set()  # taken from us during the poll under way
         self._ended: set[int] = set()  # the client reads them no further, and refuses to seek in them
         self._unready_ms: dict[int, float] = {}  # since when it has refused to
+        self._next_offset = np.zeros(1, np.int64)  # by partition; the least that may come next
+        first_again(np.zeros(0, np.int32), self._next_offset, self._next_offset)  # compiles
         self._error: BaseException | None = None  # raised in a callback
         self._complained_ms: dict[int, float] = {}  # error code to when it was last logged
         self.first_at_ms = now_ms()  # when the first record of the last poll was here, at the earliest
@@ -214,6 +221,7 @@ class Source:
                 self._begun([partition])
                 return False
             self.consumer.seek(place)
+            self._comes_next(partition, offset)
             self._fetch.lead(partition)
             # Last: seeking discards what was fetched, resuming fetches from where was sought.
             self.consumer.resume([place])
@@ -227,6 +235,11 @@ class Source:
         self._begun([partition])
         self._held.discard(partition)
         return True
+
+    def _comes_next(self, partition: int, offset: int) -> None:
+        if partition >= len(self._next_offset):
+            self._next_offset = np.resize(self._next_offset, partition + 1)
+        self._next_offset[partition] = offset
 
     def _begun(self, partitions: list[int]) -> None:
         for partition in partitions:
@@ -248,6 +261,7 @@ class Source:
 
         Raises:
             OffsetsGoneError: a partition cannot be read on from where it is; take all lanes again.
+            GivenAgainError: a record came that had come before; the same.
             StopWorker: reading cannot go on at all.
         """
         self._gone.clear()
@@ -260,7 +274,18 @@ class Source:
         if records is not None and shut:  # a callback may concern what came before it
             open_rows = np.flatnonzero(~np.isin(records.partition, list(shut)))
             records = records.take(open_rows) if len(open_rows) else None
+        if records is not None:
+            self._check_order(records)
         return records
+
+    def _check_order(self, records: Records) -> None:
+        row = first_again(records.partition, records.offset, self._next_offset)
+        if row >= 0:
+            partition, offset = int(records.partition[row]), int(records.offset[row])
+            raise GivenAgainError(
+                f"{self._topic} partition {partition}: the client gave offset {offset}, expected "
+                f"{self._next_offset[partition]} or one after it"
+            )
 
     def _judge(self, bad: list[tuple[KafkaError, int]]) -> None:
         for error, partition in bad:
