@@ -14,18 +14,37 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _READY_S = 180.0  # the first start compiles
+_TRIES = 3
 
 
 def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
     """Create topics (name to partitions) on a real broker; raises when one cannot be created."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    made = admin.create_topics([NewTopic(name, count, 1) for name, count in topics.items()])
-    for future in made.values():
-        future.result(30)
+    new = [NewTopic(name, count, 1) for name, count in topics.items()]
+    for left in reversed(range(_TRIES)):
+        # A client of its own each time: on a busy machine one was once not answered for half a minute.
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        made = admin.create_topics(new)
+        try:
+            for name, future in made.items():
+                _wait_until_made(name, future, is_again=left < _TRIES - 1)
+        except TimeoutError:
+            if not left:
+                raise
+        else:
+            return
+
+
+def _wait_until_made(name: str, made: Any, *, is_again: bool) -> None:
+    try:
+        made.result(30)
+    except KafkaException as error:
+        if not (is_again and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS):
+            raise RuntimeError(f"topic {name!r} could not be created: {error}") from error
 
 
 def pipeline_file(

@@ -13,9 +13,9 @@ import redis
 import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 from hypothesis import settings
 
+from benchmarks.workers import create_topics
 from tests.services import Service, Unavailable, kafka_address, redis_address, start_broker, start_redis
 from tests.services.redis_group import RedisGroup, start_cluster, start_sentinel
 
@@ -109,8 +109,7 @@ def make_topics(kafka_bootstrap: str, topic_prefix: str) -> Iterator[MakeTopics]
 
     def make(name: str, partitions: int) -> str:
         topic = f"{topic_prefix}{name}"
-        new = NewTopic(topic, num_partitions=partitions, replication_factor=1)
-        admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
+        create_topics(kafka_bootstrap, {topic: partitions})
         made.append(topic)
         return topic
 
