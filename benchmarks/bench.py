@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.jobs import fill_fraud, fraud_job, peers_job, registry
@@ -211,10 +211,13 @@ def latency(rig: Rig, name: str, rate: float, seconds: float) -> Result:
     rig.helper("fill", IN_TOPIC=rig.prefix + topic, N=str(WARM))
     run = rig.start(name, "latency", topic, WARM + paced, WARM=str(WARM))
     deadline_s = time.monotonic() + 120
-    while rig.written(run.out_topic) < WARM and run.process.poll() is None:
+    written = 0
+    while written < WARM and run.process.poll() is None:
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{name}: did not work off {WARM} events within two minutes")
         time.sleep(0.2)
+        with suppress(KafkaException):  # a topic just made may have no leader yet
+            written = rig.written(run.out_topic)
     env = {
         **rig.environment,
         "IN_TOPIC": rig.prefix + topic,
