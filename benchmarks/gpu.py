@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_models import attention_model, null_model, operations
 from benchmarks.machine import write_result
-from benchmarks.workers import REPOSITORY, RunningWorker, start_worker
+from benchmarks.workers import REPOSITORY, RunningWorker, running
 from loadgen.bus import FETCH_WAIT_MS, embedded_bus
 from loadgen.events import reading_events, together
 from loadgen.turbofan import Fleet, cycles
@@ -179,22 +177,16 @@ def measure(job: Job, folder: Path, version: Path, device: str, events: int, *, 
     file = _file(job, folder, prefix, version, device)
     document = yaml.safe_load(file.read_text())
     topic, scores = document["source"]["topic"], document["outputs"]["scores"]
-    with embedded_bus({topic: PARTITIONS, scores: PARTITIONS}) as bootstrap, ExitStack() as stack:
+    with embedded_bus({topic: PARTITIONS, scores: PARTITIONS}) as bootstrap:
         env = {"PENSTOCK_KAFKA": bootstrap, "PENSTOCK_STORE": "memory://"}
         env |= {"PENSTOCK_DELIVERY": "at_least_once", "PENSTOCK_ADMIN_TOKEN": TOKEN}
         env |= {"PENSTOCK_FETCH_WAIT_MS": str(FETCH_WAIT_MS)}
-        workers = []
-        for number in range(processes):
-            worker = start_worker([file], folder / f"{number}.log", env)
-            stack.callback(_end, worker)
-            workers.append(worker)
-        for worker in workers:
-            worker.wait_until_ready()
-        time.sleep(3.0)  # every member has its lanes
-        _tell(workers, "pause")
-        fill(bootstrap, topic, keys, values)
-        _tell(workers, "resume")
-        scored_ms = _scored_ms(bootstrap, scores, events)
+        with running([[file]] * processes, folder, env) as workers:
+            time.sleep(3.0)  # every member has its lanes
+            _tell(workers, "pause")
+            fill(bootstrap, topic, keys, values)
+            _tell(workers, "resume")
+            scored_ms = _scored_ms(bootstrap, scores, events)
     # Of the first batch nobody knows when it began.
     scored_ms = scored_ms[scored_ms > scored_ms.min()]
     return round(len(scored_ms) / float(np.ptp(scored_ms)) * 1000)
@@ -264,16 +256,9 @@ def _golden(folder: Path) -> dict[str, NDArray[Any]]:
 
 def _tell(workers: Sequence[RunningWorker], what: str) -> None:
     for worker in workers:
-        address = re.search(r'"address": ?"([^"]+)"', worker.log.read_text())
-        assert address is not None
         header = {"Authorization": f"Bearer {TOKEN}"}
-        request = urllib.request.Request(f"{address[1]}/{what}", method="POST", headers=header)
+        request = urllib.request.Request(f"{worker.address()}/{what}", method="POST", headers=header)
         urllib.request.urlopen(request, timeout=10).close()
-
-
-def _end(worker: RunningWorker) -> None:
-    if worker.process.poll() is None:
-        worker.stop(timeout_s=60.0)
 
 
 if __name__ == "__main__":

@@ -83,12 +83,16 @@ class RunningWorker:
         self.process = process
         self.log = log
 
+    def address(self) -> str | None:
+        """Where its admin pages are; None as long as it has not said so."""
+        said = re.search(r'"address": ?"([^"]+)"', self.log.read_text())
+        return said[1] if said else None
+
     def wait_until_ready(self) -> None:
         """Wait for /readyz; RuntimeError with the log's end when the worker ends or takes too long."""
         deadline_s = time.monotonic() + _READY_S
         while time.monotonic() < deadline_s and self.process.poll() is None:
-            address = re.search(r'"address": ?"([^"]+)"', self.log.read_text())
-            if address is not None and _is_ready(address[1]):
+            if (address := self.address()) is not None and _is_ready(address):
                 return
             time.sleep(0.1)
         raise RuntimeError(f"worker not ready (exit code {self.process.poll()}):\n{self.tail()}")
@@ -106,9 +110,7 @@ class RunningWorker:
 
     def metrics(self) -> str:
         """What /metrics says now."""
-        address = re.search(r'"address": ?"([^"]+)"', self.log.read_text())
-        assert address is not None, "wait until it is ready"
-        with urllib.request.urlopen(f"{address[1]}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.address()}/metrics", timeout=5) as answer:
             return str(answer.read().decode())
 
     def tail(self, lines: int = 15) -> str:
