@@ -189,6 +189,10 @@ def measure(job: Job, folder: Path, version: Path, device: str, events: int, *, 
             scored_ms = _scored_ms(bootstrap, scores, events)
     # Of the first batch nobody knows when it began.
     scored_ms = scored_ms[scored_ms > scored_ms.min()]
+    if len(np.unique(scored_ms)) < 2:
+        raise RuntimeError(
+            f"{events} events were two batches or fewer, which have no rate: give more --events"
+        )
     return round(len(scored_ms) / float(np.ptp(scored_ms)) * 1000)
 
 
