@@ -45,6 +45,14 @@ class Spans:
         """Each without its first bytes; all must be that long."""
         return Spans(self.data, self.starts + head_bytes, self.ends)
 
+    def apart(self) -> Spans:
+        """The same in a buffer of their own, so that the one they share can go."""
+        ends = np.cumsum(np.maximum(self.sizes, 0))
+        offsets = np.concatenate([[0], ends])
+        data = np.empty(int(offsets[-1]), np.uint8)
+        kernels.gather(self.data, self.starts, offsets, data)
+        return Spans(data, offsets[:-1], offsets[:-1] + self.sizes)
+
     def to_list(self) -> list[bytes]:
         """Each as an object of its own, empty where it is missing."""
         whole = self.data.tobytes()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.records import Headers
+from schemas.spans import Spans
+from worker.records import unpack_headers
 
-_QUEUE_FULL_WAIT_S = 0.1
+QUEUE_FULL_WAIT_S = 0.1
 _RETRIES = 3
 
 # Topic, key, value and headers. Outcomes of different records differ in their source. Those that two workers
@@ -24,20 +26,26 @@ class Sent(NamedTuple):
     """Records of one call."""
 
     topic: str
-    values: Sequence[bytes | None]
-    keys: Sequence[bytes | None]
-    headers: Sequence[Headers] | None
+    values: Spans
+    keys: Spans
+    headers: Spans | None  # packed; None: they have none
 
-    def identities(self) -> Iterator[Identity]:
-        """What tells each of them from all others."""
-        for at, (value, key) in enumerate(zip(self.values, self.keys, strict=True)):
-            yield self.topic, key, value, tuple(self.headers[at]) if self.headers else ()
+    def each(self) -> Iterator[Identity]:
+        """One after the other; topic, key, value and headers tell each of them from all others."""
+        for row in range(len(self.values)):
+            packed = self.headers.get(row) if self.headers else None
+            headers = tuple(unpack_headers(packed)) if packed else ()
+            yield self.topic, self.keys.get(row), self.values.get(row), headers
+
+    def apart(self) -> Sent:
+        """The same without the buffers that they share with others, to be kept for longer than those."""
+        return self._replace(values=self.values.apart(), keys=self.keys.apart())
 
     def without(self, seen: set[Identity]) -> Sent:
         """Those that are not among these."""
-        left = [at for at, identity in enumerate(self.identities()) if identity not in seen]
-        headers = [self.headers[at] for at in left] if self.headers else None
-        return Sent(self.topic, [self.values[at] for at in left], [self.keys[at] for at in left], headers)
+        left = np.array([row for row, identity in enumerate(self.each()) if identity not in seen], np.int64)
+        headers = self.headers.take(left) if self.headers else None
+        return Sent(self.topic, self.values.take(left), self.keys.take(left), headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,35 +71,22 @@ def hand_over(producer: Any, records: Sent, within_s: float) -> None:
     Raises:
         KafkaException: the client refuses, or had no room for one of them for so long.
     """
-    topic, values, keys, headers = records
-    produce = producer.produce
-    if headers is None:
-        for value, key in zip(values, keys, strict=True):
+    for topic, key, value, headers in records.each():
+        give_up_s = time.monotonic() + within_s
+        while True:
             try:
-                produce(topic, value, key)
+                producer.produce(topic, value, key, headers=list(headers) or None)
+                break
             except BufferError:
-                _when_there_is_room(producer, topic, value, key, None, within_s)
-    else:
-        for value, key, said in zip(values, keys, headers, strict=True):
-            try:
-                produce(topic, value, key, headers=said)
-            except BufferError:
-                _when_there_is_room(producer, topic, value, key, said, within_s)
+                if time.monotonic() > give_up_s:
+                    raise full(within_s) from None
+                producer.poll(QUEUE_FULL_WAIT_S)
     producer.poll(0)
 
 
-def _when_there_is_room(
-    producer: Any, topic: str, value: Any, key: Any, headers: Any, within_s: float
-) -> None:
-    give_up_s = time.monotonic() + within_s
-    while time.monotonic() < give_up_s:
-        producer.poll(_QUEUE_FULL_WAIT_S)
-        try:
-            producer.produce(topic, value, key, headers=headers)
-        except BufferError:
-            continue
-        return
-    raise KafkaException(
+def full(within_s: float) -> KafkaException:
+    """The client has no room, and does not get any."""
+    return KafkaException(
         KafkaError(KafkaError._QUEUE_FULL, f"the broker has taken nothing for {within_s:g} s")
     )
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
+
+from worker.native_calls import byte_at, call1, call2, call5, copy_bytes, word_at
 
 # Where rd_kafka_message_t (rdkafka.h) has its fields, in bytes.
 _PARTITION, _PAYLOAD, _LEN, _KEY, _KEY_LEN, _OFFSET = 16, 24, 32, 40, 48, 56
-_WORD = ir.IntType(64)
-
 
 # The functions that the kernels call, in the order in which `calls` has their addresses.
 CALLS = (
@@ -29,70 +26,11 @@ _TIMESTAMP, _HEADERS, _HEADER, _POLL, _TYPE, _NEXT, _DESTROY = range(len(CALLS))
 _FETCH = 0x2  # RD_KAFKA_EVENT_FETCH: one message
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _word_at(_: Any, _address: Any) -> Any:
-    """The 64-bit word at an address."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], _WORD.as_pointer()))
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _byte_at(_: Any, _address: Any) -> Any:
-    """The byte at an address."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        byte = builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
-        return builder.zext(byte, _WORD)
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _copy_bytes(_: Any, _to: Any, _source: Any, _size: Any) -> Any:
-    """Copy size bytes from one address to another."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        to, source, size = arguments
-        cgutils.raw_memcpy(builder, builder.inttoptr(to, byte), builder.inttoptr(source, byte), size, 1)
-        return ir.Constant(_WORD, 0)
-
-    return types.int64(types.int64, types.int64, types.int64), generate
-
-
-def _caller(count: int) -> Any:
-    """Code that calls the function at arguments[0] with count words."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_WORD, [_WORD] * count)
-        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-
-    return generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _call1(_: Any, _function: Any, _a: Any) -> Any:
-    return types.int64(*[types.int64] * 2), _caller(1)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _call2(_: Any, _function: Any, _a: Any, _b: Any) -> Any:
-    return types.int64(*[types.int64] * 3), _caller(2)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _call5(_: Any, _function: Any, _a: Any, _b: Any, _c: Any, _d: Any, _e: Any) -> Any:
-    return types.int64(*[types.int64] * 6), _caller(5)
-
-
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _text_length(address: int) -> int:
     """Bytes before the zero that ends a text."""
     length = 0
-    while _byte_at(address + length) != 0:
+    while byte_at(address + length) != 0:
         length += 1
     return length
 
@@ -107,7 +45,7 @@ def _put_size(data: Any, at: int, size: int) -> int:
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _headers_of(message: int, calls: Any, scratch: Any) -> int:
     """Address of a message's headers, or 0."""
-    missing = _call2(calls[_HEADERS], message, scratch.ctypes.data) & 0xFFFFFFFF
+    missing = call2(calls[_HEADERS], message, scratch.ctypes.data) & 0xFFFFFFFF
     return 0 if missing else scratch[0]
 
 
@@ -115,7 +53,7 @@ def _headers_of(message: int, calls: Any, scratch: Any) -> int:
 def _has_header(headers: int, index: int, calls: Any, scratch: Any) -> bool:
     """Whether there is one more; scratch then is where its name and value are, and the value's size."""
     at = scratch.ctypes.data
-    return bool(_call5(calls[_HEADER], headers, index, at, at + 8, at + 16) & 0xFFFFFFFF == 0)
+    return bool(call5(calls[_HEADER], headers, index, at, at + 8, at + 16) & 0xFFFFFFFF == 0)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -132,11 +70,11 @@ def measure(messages: Any, calls: Any, partition: Any, offset: Any, produced_ms:
     scratch = np.zeros(3, np.int64)
     for i in range(messages.shape[0]):
         message = messages[i]
-        partition[i] = np.int32(_word_at(message + _PARTITION) & 0xFFFFFFFF)
-        offset[i] = _word_at(message + _OFFSET)
-        produced_ms[i] = _call2(calls[_TIMESTAMP], message, scratch.ctypes.data)
-        sizes[0, i] = _word_at(message + _LEN) if _word_at(message + _PAYLOAD) != 0 else -1
-        sizes[1, i] = _word_at(message + _KEY_LEN) if _word_at(message + _KEY) != 0 else -1
+        partition[i] = np.int32(word_at(message + _PARTITION) & 0xFFFFFFFF)
+        offset[i] = word_at(message + _OFFSET)
+        produced_ms[i] = call2(calls[_TIMESTAMP], message, scratch.ctypes.data)
+        sizes[0, i] = word_at(message + _LEN) if word_at(message + _PAYLOAD) != 0 else -1
+        sizes[1, i] = word_at(message + _KEY_LEN) if word_at(message + _KEY) != 0 else -1
         sizes[2, i] = -1
         headers = _headers_of(message, calls, scratch)
         if headers == 0:
@@ -162,21 +100,21 @@ def copy(messages: Any, calls: Any, starts: Any, sizes: Any, data: Any) -> None:
     for i in range(messages.shape[0]):
         message = messages[i]
         if sizes[0, i] > 0:
-            _copy_bytes(to + starts[0, i], _word_at(message + _PAYLOAD), sizes[0, i])
+            copy_bytes(to + starts[0, i], word_at(message + _PAYLOAD), sizes[0, i])
         if sizes[1, i] > 0:
-            _copy_bytes(to + starts[1, i], _word_at(message + _KEY), sizes[1, i])
+            copy_bytes(to + starts[1, i], word_at(message + _KEY), sizes[1, i])
         if sizes[2, i] <= 0:
             continue
         headers, at, index = _headers_of(message, calls, scratch), starts[2, i], 0
         while _has_header(headers, index, calls, scratch):
             length = _text_length(scratch[0])
             at = _put_size(data, at, length)
-            _copy_bytes(to + at, scratch[0], length)
+            copy_bytes(to + at, scratch[0], length)
             at += length
             size = scratch[2] if scratch[1] != 0 else -1
             at = _put_size(data, at, size)
             if size > 0:
-                _copy_bytes(to + at, scratch[1], size)
+                copy_bytes(to + at, scratch[1], size)
                 at += size
             index += 1
 
@@ -197,12 +135,12 @@ def collect(queue: int, wait_ms: int, calls: Any, events: Any, messages: Any) ->
     """
     count = 0
     while count < events.shape[0]:
-        event = _call2(calls[_POLL], queue, wait_ms if count == 0 else 0)
+        event = call2(calls[_POLL], queue, wait_ms if count == 0 else 0)
         if event == 0:
             break
         events[count] = event
-        is_fetch = _call1(calls[_TYPE], event) & 0xFFFFFFFF == _FETCH
-        messages[count] = _call1(calls[_NEXT], event) if is_fetch else 0
+        is_fetch = call1(calls[_TYPE], event) & 0xFFFFFFFF == _FETCH
+        messages[count] = call1(calls[_NEXT], event) if is_fetch else 0
         count += 1
     return count
 
@@ -211,4 +149,4 @@ def collect(queue: int, wait_ms: int, calls: Any, events: Any, messages: Any) ->
 def destroy(events: Any, calls: Any) -> None:
     """Give (n,) events back to the client, and their messages with them."""
     for i in range(events.shape[0]):
-        _call1(calls[_DESTROY], events[i])
+        call1(calls[_DESTROY], events[i])

@@ -7,41 +7,28 @@ what reading costs. Here compiled code copies what librdkafka holds into columns
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
-import confluent_kafka
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, cimpl
+from confluent_kafka import Consumer, KafkaError
 from numpy.typing import NDArray
 
 from schemas.spans import Spans
 from worker import fetch_kernels as kernels
 from worker.fetched import Arrivals, Fetched, PlainFetch
+from worker.librdkafka import POINTER, Signatures, addresses, handle_of, is_wanted, library
 from worker.records import Records, joined_records
 
-_KNOWN = ("2.16.",)  # versions of the Python client for which tests/contract/test_fetch.py holds
-_ASKED_FOR = "PENSTOCK_FETCH"  # an environment variable
-_POINTER = ctypes.c_void_p
-_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "rd_kafka_queue_new": (_POINTER, [_POINTER]),
-    "rd_kafka_queue_destroy": (None, [_POINTER]),
-    "rd_kafka_queue_get_partition": (_POINTER, [_POINTER, ctypes.c_char_p, ctypes.c_int32]),
-    "rd_kafka_queue_forward": (None, [_POINTER, _POINTER]),
-    "rd_kafka_event_error": (ctypes.c_int, [_POINTER]),
-    "rd_kafka_event_error_string": (ctypes.c_char_p, [_POINTER]),
-    "rd_kafka_event_topic_partition": (_POINTER, [_POINTER]),
-    "rd_kafka_topic_partition_destroy": (None, [_POINTER]),
+_SIGNATURES: Signatures = {
+    "rd_kafka_queue_new": (POINTER, [POINTER]),
+    "rd_kafka_queue_destroy": (None, [POINTER]),
+    "rd_kafka_queue_get_partition": (POINTER, [POINTER, ctypes.c_char_p, ctypes.c_int32]),
+    "rd_kafka_queue_forward": (None, [POINTER, POINTER]),
+    "rd_kafka_event_error": (ctypes.c_int, [POINTER]),
+    "rd_kafka_event_error_string": (ctypes.c_char_p, [POINTER]),
+    "rd_kafka_event_topic_partition": (POINTER, [POINTER]),
+    "rd_kafka_topic_partition_destroy": (None, [POINTER]),
 }
-
-
-def is_known() -> bool:
-    """Whether we know where this version of the Python client keeps its rd_kafka_t.
-
-    All else that is used here is librdkafka's public interface: its functions, and rd_kafka_message_t.
-    """
-    return str(confluent_kafka.__version__).startswith(_KNOWN)
 
 
 class NativeFetch:
@@ -56,14 +43,9 @@ class NativeFetch:
         self._topic = topic
         self._now_ms = now_ms
         self._arrivals = Arrivals(now_ms)
-        self._lib = ctypes.CDLL(cimpl.__file__)  # finds the functions of what that is linked to
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(self._lib, name)
-            function.restype, function.argtypes = result, arguments
-        addresses = [ctypes.cast(getattr(self._lib, name), _POINTER).value for name in kernels.CALLS]
-        self._calls = np.array(addresses, np.int64)
-        # The client's object begins, after Python's own part of it, with its rd_kafka_t.
-        self._handle = _POINTER.from_address(id(consumer) + object.__basicsize__).value
+        self._lib = library(_SIGNATURES)
+        self._calls = addresses(kernels.CALLS)
+        self._handle = handle_of(consumer)
         self._queue: int | None = self._lib.rd_kafka_queue_new(self._handle)
         self._led: set[int] = set()
         self._events, self._messages = np.zeros((2, 1), np.int64)
@@ -135,7 +117,7 @@ class NativeFetch:
         place = self._lib.rd_kafka_event_topic_partition(event)
         partition = -1
         if place:
-            partition = ctypes.c_int32.from_address(place + ctypes.sizeof(_POINTER)).value
+            partition = ctypes.c_int32.from_address(place + ctypes.sizeof(POINTER)).value
             self._lib.rd_kafka_topic_partition_destroy(place)
         return KafkaError(code, (text or b"").decode("utf-8", "replace")), partition
 
@@ -185,6 +167,6 @@ class NativeFetch:
 
 def fetch_of(consumer: Consumer, topic: str, now_ms: Callable[[], float]) -> PlainFetch | NativeFetch:
     """How records are read: natively where we know the client, and nobody has asked for its objects."""
-    if is_known() and os.environ.get(_ASKED_FOR) != "plain":
+    if is_wanted():
         return NativeFetch(consumer, topic, now_ms)
     return PlainFetch(consumer, topic, now_ms)

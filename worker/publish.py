@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.spans import spans_of
 from worker.batch import Batch
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
@@ -34,9 +35,9 @@ def publish(
     records = batch.events.records if len(rows) == len(batch) else batch.events.records.take(rows)
     with line.meter.timed("encode"):
         columns = score_columns(batch, scores, rows, line.stamp, wall_us)
-        encoded = line.score_codec.encode_columns(columns, len(rows)).to_list()
+        encoded = line.score_codec.encode_columns(columns, len(rows))
     with line.meter.timed("send"):
-        line.sink.send(line.scores_topic, encoded, records.keys.to_list())
+        line.sink.send(line.scores_topic, encoded, records.keys)
         if decisions is not None:
             _publish_alerts(line, batch, scores, decisions, rows, wall_us)
     produced_ms = records.produced_ms
@@ -56,6 +57,7 @@ def _publish_alerts(
         return
     assert line.alert_codec is not None
     encoded = line.alert_codec.encode_rows(alerts, trusted=True)
-    line.sink.send(line.alerts_topic, encoded, [a["key"].encode() for a in alerts])
+    keys = [alert["key"].encode() for alert in alerts]
+    line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys))
     for alert in alerts:
         line.meter.alert(alert["severity"], alert["lifecycle"])

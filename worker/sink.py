@@ -11,14 +11,17 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from schemas.spans import Spans, spans_of
 from worker.background import in_background
 from worker.batch import Rejected
-from worker.commits import Commit, Sent, end_transaction, hand_over, named
+from worker.commits import Commit, Sent, end_transaction, named
 from worker.dead_letters import headers
 from worker.exits import Exit, StopWorker
+from worker.native_send import send_of
 from worker.privacy import Privacy
+from worker.records import pack_headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 from worker.succession import Estate, Will, discard, follow, let_in
@@ -97,17 +100,10 @@ class Sink:
                 raise self._cannot_start(error) from error
 
     def _make(self) -> None:
-        failed: list[tuple[KafkaError, str]] = []
-
-        def on_delivery(error: KafkaError | None, message: Any) -> None:
-            if error is not None:
-                failed.append((error, message.topic()))
-
-        self._failed = failed  # of this producer: a former one's late answers must not fail this one
         self.refusals = Refusals()
-        self._producer = Producer(
-            {**self._config, "on_delivery": on_delivery, "error_cb": self.refusals.note}
-        )
+        # What a former producer says late must not fail this one.
+        self._sender = send_of({**self._config, "error_cb": self.refusals.note})
+        self._producer = self._sender.client
 
     def _cannot_start(self, error: KafkaException) -> StopWorker:
         name = self._config["transactional.id"]
@@ -115,7 +111,7 @@ class Sink:
         missing = unauthorized(error.args[0], transactional_id=name)
         return StopWorker(Exit.KAFKA, missing or f"transactions of {name!r} cannot start: {why}")
 
-    def send(self, topic: str, values: list[bytes], keys: list[bytes]) -> None:
+    def send(self, topic: str, values: Spans, keys: Spans) -> None:
         """Hand records to the client, in order; they count only after commit().
 
         Raises:
@@ -126,11 +122,11 @@ class Sink:
     def _send(self, records: Sent) -> None:
         try:
             self._begin()
-            hand_over(self._producer, records, max(self._timeout_s, _FLUSH_S))
+            self._sender.send(records, max(self._timeout_s, _FLUSH_S))
         except KafkaException as error:
             raise self._give_up(error, records.topic) from error
         if self._is_transactional:
-            self._sent.append(records)
+            self._sent.append(records.apart())
 
     def send_rejects(self, rejected: list[Rejected]) -> None:
         """Dead letters: the record's own bytes, key and headers, and why.
@@ -144,9 +140,9 @@ class Sink:
         self._send(
             Sent(
                 self._dead_letters,
-                [reject.record.value for reject in rejected],
-                [reject.record.key for reject in rejected],
-                [headers(reject, self._pipeline, self._privacy, commit) for reject in rejected],
+                spans_of([reject.record.value for reject in rejected]),
+                spans_of([reject.record.key for reject in rejected]),
+                spans_of([pack_headers(headers(r, self._pipeline, self._privacy, commit)) for r in rejected]),
             )
         )
 
@@ -239,9 +235,10 @@ class Sink:
 
     def _commit_offsets(self, left: int, offsets: list[TopicPartition], consumer: Any) -> bool:
         self._stop_if_any_hopeless()
-        if left or self._failed:
-            why = f"{left} outputs not acknowledged within {_FLUSH_S:g} s"
-            raise self._lost(f"{self._failed[0][1]}: {self._failed[0][0].str()}" if self._failed else why)
+        if failed := self._sender.failed():
+            raise self._lost(f"{failed[0][1]}: {failed[0][0].str()}")
+        if left:
+            raise self._lost(f"{left} outputs not acknowledged within {_FLUSH_S:g} s")
         if not offsets:
             return True
         try:
@@ -332,7 +329,7 @@ class Sink:
         return NotCommittedError("this worker is not in the group any more", is_member=False)
 
     def _stop_if_any_hopeless(self) -> None:
-        for error, topic in self._failed:
+        for error, topic in self._sender.failed():
             self._stop_if_hopeless(error, topic)
 
     def _stop_if_hopeless(self, said: KafkaError, topic: str) -> None:

@@ -94,7 +94,7 @@ def _settle(producer: Any, estate: Estate, will: Will) -> tuple[Commit, ...]:
         shown = _shown(client, estate.source, will)
         _abort_outputs(producer, estate.topics)
         commits = will.done if will.wanted is None else (*will.done, will.wanted)
-        looked_for = {each for commit in commits for sent in commit.sent for each in sent.identities()}
+        looked_for = {each for commit in commits for sent in commit.sent for each in sent.each()}
         since_ms = min((commit.since_ms for commit in commits), default=0)
         seen = read_back(estate.consumer, estate.topics, since_ms, looked_for)
         done = will.done
@@ -130,7 +130,7 @@ def _shown(client: Any, topic: str, will: Will) -> dict[int, TopicPartition]:
 def _was_done(commit: Commit, shown: dict[int, TopicPartition], seen: set[Any]) -> bool:
     if any(shown[tp.partition].metadata == tp.metadata for tp in commit.offsets):
         return True
-    return any(identity in seen for sent in commit.sent for identity in sent.identities())
+    return any(identity in seen for sent in commit.sent for identity in sent.each())
 
 
 def _behind(done: tuple[Commit, ...], shown: dict[int, TopicPartition]) -> list[TopicPartition]:
@@ -141,7 +141,7 @@ def _behind(done: tuple[Commit, ...], shown: dict[int, TopicPartition]) -> list[
 
 def _missing(done: tuple[Commit, ...], seen: set[Any]) -> list[Sent]:
     left = [sent.without(seen) for commit in done for sent in commit.sent]
-    return [sent for sent in left if sent.values]
+    return [sent for sent in left if len(sent.values)]
 
 
 def _abort_outputs(producer: Any, topics: tuple[str, ...]) -> None:

@@ -12,7 +12,8 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from tests.conftest import MakeTopics
 from worker.fetched import PlainFetch
-from worker.native_fetch import NativeFetch, fetch_of, is_known
+from worker.librdkafka import is_known
+from worker.native_fetch import NativeFetch, fetch_of
 from worker.records import Record
 
 pytestmark = pytest.mark.kafka
@@ -209,5 +210,5 @@ def test_the_installed_client_is_known_and_its_objects_are_used_only_when_asked_
     assert isinstance(fetch, NativeFetch)
     fetch.close()
 
-    monkeypatch.setenv("PENSTOCK_FETCH", "plain")
+    monkeypatch.setenv("PENSTOCK_CLIENT", "plain")
     assert isinstance(fetch_of(consumer, "t", now_ms), PlainFetch)

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka import KafkaError as Kafka
 
+from schemas.spans import spans_of
 from tests.builders import Message, records
 from tests.conftest import MakeTopics
 from tests.services.mock_cluster import Api, MockCluster
@@ -89,7 +90,7 @@ def committed(sink: Sink, offsets: list[TopicPartition], consumer: Consumer) -> 
 
 def publish(sink: Sink, consumer: Consumer, offset: int) -> bool:
     """One batch and its commit."""
-    sink.send("out", [b"value"], [b"key"])
+    sink.send("out", spans_of([b"value"]), spans_of([b"key"]))
     return committed(sink, [TopicPartition("in", 0, offset)], consumer)
 
 
@@ -205,7 +206,7 @@ def test_a_transaction_given_up_half_way_leaves_nothing_behind(
     broker: MockCluster, consumer: Consumer, unique_name: str
 ) -> None:
     sink = open_sink(broker.bootstrap, unique_name)
-    sink.send("out", [b"value"], [b"key"])
+    sink.send("out", spans_of([b"value"]), spans_of([b"key"]))
     sink._producer.flush(WITHIN_S)  # or the broker would not know of it, and nothing were to be aborted
     broker.answer(Api.END_TXN, Kafka.INVALID_TXN_STATE)
 
@@ -351,7 +352,7 @@ def test_an_output_too_large_for_its_topic_stops_the_worker_and_names_topic_and_
     out, source = make_topics("out", 1), make_topics("in", 1)
 
     def publish(value: bytes) -> bool:
-        sink.send(out, [value], [b"k"])
+        sink.send(out, spans_of([value]), spans_of([b"k"]))
         return committed(sink, [TopicPartition(source, 0, 1)], consumer)
 
     sink = open_sink(kafka_bootstrap, unique_name, mode)

@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from prometheus_client import CollectorRegistry
 
 from benchmarks.workers import create_topics, topics_of
+from schemas.spans import spans_of
 from tests.builders import Message, records
 from tests.pipeline.streams import Reader, alone, fill, transactions
 from tests.pipeline.test_transaction_errors import joined
@@ -184,7 +185,7 @@ def test_what_another_worker_did_again_is_no_proof_that_a_lost_commit_was_done(
         )
 
     def batch_of(worker: Sink, scored_at: bytes) -> None:
-        worker.send(scores, [b"event 0 " + scored_at], [b"key"])
+        worker.send(scores, spans_of([b"event 0 " + scored_at]), spans_of([b"key"]))
         poison = records([Message(record_value=b"not avro", record_key=b"key", record_offset=1)])[0]
         worker.send_rejects([Rejected(record=poison, stage="decode", reason="bad_magic", detail="")])
         worker.begin_commit([TopicPartition(source, 0, 2)], member)

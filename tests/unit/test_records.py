@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.spans import equal, joined, spans_of, text_spans
 from tests.builders import Message, records
+from worker.commits import Sent
 from worker.records import joined_records, pack_headers, unpack_headers
 
 TEXTS = st.lists(st.none() | st.text(max_size=6), max_size=12)
@@ -78,3 +79,35 @@ def test_joined_spans_are_all_of_them(parts: list[list[bytes | None]]) -> None:
     found = joined([spans_of(part) for part in parts])
 
     assert [found.get(row) for row in range(len(found))] == [value for part in parts for value in part]
+
+
+@given(st.lists(st.none() | st.binary(max_size=6), max_size=12), st.data())
+def test_what_is_kept_apart_is_the_same_in_a_buffer_of_its_own(
+    values: list[bytes | None], data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(values) - 1))) if values else []
+    taken = spans_of(values).take(np.array(rows, np.int64))
+
+    apart = taken.apart()
+
+    assert [apart.get(row) for row in range(len(rows))] == [values[row] for row in rows]
+    assert len(apart.data) == sum(len(values[row] or b"") for row in rows)
+
+
+def test_records_of_one_call_are_told_apart_by_topic_key_value_and_headers() -> None:
+    headers: list[tuple[str, bytes | None]] = [("name", b"1"), ("name", None)]
+    values: list[bytes | None] = [b"a", None, b"", b"a"]
+    keys: list[bytes | None] = [b"k", b"k", None, b"k"]
+    packed = spans_of([None, None, None, pack_headers(headers)])
+    sent = Sent("topic", spans_of(values), spans_of(keys), packed)
+
+    told = list(sent.each())
+    left = sent.without({told[0], told[2]})
+
+    assert told == [
+        ("topic", b"k", b"a", ()),
+        ("topic", b"k", None, ()),
+        ("topic", None, b"", ()),
+        ("topic", b"k", b"a", tuple(headers)),
+    ]
+    assert list(left.each()) == list(left.apart().each()) == [told[1], told[3]]
