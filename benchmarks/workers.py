@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 REPOSITORY = Path(__file__).resolve().parents[1]
 _READY_S = 180.0  # the first start compiles
 _TRIES = 3
+_KNOWN_S = 30.0
 
 
 def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
@@ -32,11 +33,25 @@ def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
         try:
             for name, future in made.items():
                 _wait_until_made(name, future, is_again=left < _TRIES - 1)
+            _wait_until_known(admin, topics)
         except TimeoutError:
             if not left:
                 raise
         else:
             return
+
+
+def _wait_until_known(admin: AdminClient, topics: Mapping[str, int]) -> None:
+    """A topic that was just made may be unknown for a moment, or without leaders."""
+    deadline_s = time.monotonic() + _KNOWN_S
+    while True:
+        known = admin.list_topics(timeout=10).topics
+        led = {name: [p.leader >= 0 for p in found.partitions.values()] for name, found in known.items()}
+        if all(led.get(name) == [True] * count for name, count in topics.items()):
+            return
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not every one of {sorted(topics)} has a leader after {_KNOWN_S:g} s")
+        time.sleep(0.05)
 
 
 def _wait_until_made(name: str, made: Any, *, is_again: bool) -> None:
