@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from types import ModuleType
+from typing import Any
 
 from tests.chaos.plants import PLANTS
 from tests.chaos.steps import STEPS, Step
@@ -92,26 +93,39 @@ def hook(step: Step, orders: Orders) -> None:
     """Put a fail point before and after a step.
 
     Raises:
-        SystemExit: the product has no such name any more; tests/chaos/steps.py must learn the new one.
+        LookupError: the product has no such name any more; tests/chaos/steps.py must learn the new one.
     """
-    attribute, _, callback = step.attribute.partition(":")
-    holder_name, _, name = attribute.rpartition(".")
-    module = importlib.import_module(step.module)
-    holder = getattr(module, holder_name, None) if holder_name else module
-    function = getattr(holder, name, None)
-    if holder is None or function is None:
-        sys.exit(f"step {step.name!r}: {step.module} has no {attribute}: mend tests/chaos/steps.py")
+    callback = step.attribute.partition(":")[2]
+    module, holder, name = where(step)
+    function = getattr(holder, name)
     if callback:
         function = _with_callback(function, callback, step, orders)
     else:
         function = _between(function, step, orders)
-    if holder_name and holder.__module__ != step.module:
+    if isinstance(holder, type) and holder.__module__ != step.module:
         # The clients of confluent_kafka cannot be changed, but the module may be given others.
-        holder = type(holder_name, (cast("type", holder),), {name: function})
+        holder_name = holder.__name__
+        holder = type(holder_name, (holder,), {name: function})
         setattr(module, holder_name, holder)
         holder.__module__ = step.module
     else:
         setattr(holder, name, function)
+
+
+def where(step: Step) -> tuple[ModuleType, Any, str]:
+    """The module of a step, its class there, or the module again, and the name of the function in it.
+
+    Raises:
+        LookupError: the product has no such name any more.
+    """
+    holder_name, _, name = step.attribute.partition(":")[0].rpartition(".")
+    module = importlib.import_module(step.module)
+    holder = getattr(module, holder_name, None) if holder_name else module
+    if getattr(holder, name, None) is None:
+        raise LookupError(
+            f"step {step.name!r}: {step.module} has no {step.attribute}: mend tests/chaos/steps.py"
+        )
+    return module, holder, name
 
 
 def _with_callback(
