@@ -36,6 +36,8 @@ class NativeSend:
     """Like PlainSend; what fails is noted by topic."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        # The client's own of each, and where its errors are noted.
+        self._topics: dict[str, tuple[int, NDArray[np.int64]]] = {}
         self.client = Producer(config)
         self._lib = library(_SIGNATURES)
         self._calls = addresses(kernels.CALLS)
@@ -44,8 +46,6 @@ class NativeSend:
         # Both are read at each report. The Python client's own callback would pass over our records.
         self._lib.rd_kafka_conf_set_dr_msg_cb(running, kernels.note_report.address)
         self._lib.rd_kafka_conf_set(running, b"delivery.report.only.error", b"true", None, 0)
-        # The client's own of each, and where its errors are noted.
-        self._topics: dict[str, tuple[int, NDArray[np.int64]]] = {}
         self._hand_over(0, 0, Sent("", spans_of([]), spans_of([]), None), 0)  # compiles
 
     def send(self, records: Sent, within_s: float) -> None:
