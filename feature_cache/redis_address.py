@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,11 @@ def connect(address: RedisAddress, timeout_s: float) -> Any:
         # RESP 2 needs no greeting, and so no rights beyond those of the commands sent.
         "protocol": 2,
         "driver_info": None,
-        **({"ssl": True, **address.tls} if address.is_tls else {}),
     }
+    if address.is_tls:
+        # A cluster's client logs in before it calls this, the others instead of it.
+        greeting = _greet if address.kind == "cluster" else _log_in_and_greet
+        common |= {"ssl": True, "redis_connect_func": greeting, **address.tls}
     once = Retry(NoBackoff(), 0)
     if address.kind == "cluster":
         return redis.RedisCluster(
@@ -150,6 +154,21 @@ def connect(address: RedisAddress, timeout_s: float) -> Any:
     # Before the first connection is made. A cluster's client takes no such setting.
     client.connection_pool.connection_kwargs["command_packer"] = Packer()
     return client
+
+
+def _greet(connection: Any) -> None:
+    """Ask for any answer, to read what a server with TLS 1.3 sends after the handshake: session tickets.
+
+    Unread, they look to redis-py like answers that nobody waited for, and it gives the connection up.
+    """
+    connection.send_command("PING", check_health=False)
+    with suppress(redis.ResponseError):  # no right to ask is an answer too
+        connection.read_response()
+
+
+def _log_in_and_greet(connection: Any) -> None:
+    connection.on_connect()
+    _greet(connection)
 
 
 def _options(query: str, *, is_tls: bool, kind: str) -> dict[str, str]:

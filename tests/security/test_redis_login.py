@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 import trustme
+from redis.connection import SSLConnection
 
 from feature_cache.redis_store import RedisStore
 from feature_cache.store import StoreRefusedError, StoreUnavailableError
@@ -185,6 +187,24 @@ def test_a_server_that_asks_for_our_certificate_gets_it(certificates: Path) -> N
         store = RedisStore(
             f"{address}&ssl_certfile={certificates / 'client.pem'}&ssl_keyfile={certificates / 'client.key'}"
         )
+        works(store)
+        store.close()
+
+
+def test_what_a_server_sends_late_in_the_handshake_is_no_answer_that_nobody_waited_for(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client on a busy machine finds session tickets of TLS 1.3 where it looks for leftovers."""
+    port = free_port()
+    connect = SSLConnection.connect
+
+    def slowly(connection: SSLConnection) -> None:
+        connect(connection)  # type: ignore[no-untyped-call]
+        time.sleep(0.1)
+
+    monkeypatch.setattr(SSLConnection, "connect", slowly)
+    with start_redis(*tls_arguments(certificates, port)):
+        store = RedisStore(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificates / 'ca.pem'}&{PATIENT}")
         works(store)
         store.close()
 
