@@ -92,6 +92,8 @@ def test_what_is_kept_apart_is_the_same_in_a_buffer_of_its_own(
 
     assert [apart.get(row) for row in range(len(rows))] == [values[row] for row in rows]
     assert len(apart.data) == sum(len(values[row] or b"") for row in rows)
+    whole = spans_of(values).apart()
+    assert [whole.get(row) for row in range(len(values))] == values
 
 
 def test_records_of_one_call_are_told_apart_by_topic_key_value_and_headers() -> None:
