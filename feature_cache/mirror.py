@@ -35,6 +35,7 @@ class Mirror:
         self.rows = HotRows(layout, _ROOM)
         self._store = store
         self._owner = owner
+        self._fingerprint = layout.fingerprint
         self._meta: dict[int, LaneMeta | None] = {}
         self._is_absent = np.zeros(_ROOM, np.bool_)  # by slot: the store has no row of that key
 
@@ -88,7 +89,7 @@ class Mirror:
             slots[here] = -1
 
     def _is_usable(self, meta: LaneMeta) -> bool:
-        return meta.watermark != NOTHING and meta.layout == self.rows.layout.fingerprint
+        return meta.watermark != NOTHING and meta.layout == self._fingerprint
 
     def _keep(
         self,
