@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -17,6 +18,7 @@ from types import TracebackType
 
 STOP_S = 15.0  # a broker with open segments takes 1 to 3 s to stop in good order
 POLL_S = 0.05
+_PORTS = range(10_000, 32_768)  # below those that Linux takes for outgoing connections
 
 
 class Unavailable(Exception):
@@ -24,11 +26,12 @@ class Unavailable(Exception):
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback port that is free, and that no outgoing connection will have taken by then."""
+    while True:
+        port = secrets.choice(_PORTS)  # not `random`, which tests in other processes seed alike
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Sweeper:
