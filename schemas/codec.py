@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas import flat, slow
-from schemas.group import split
+from schemas.group import Group, split
 from schemas.lane import Lane, decode, kept, lane
 from schemas.readable import refuse_unreadable
 from schemas.registry import Registry, UnknownSchemaError
@@ -103,7 +103,9 @@ class Codec:
         rejects = [_unfit(row, int(sizes[row]), self.max_bytes) for row in np.flatnonzero(~fitting).tolist()]
         parts = []
         most = 0
-        for group in split(held, fitting_rows, self._prefix_bytes, self._likely):
+        groups = split(held, fitting_rows, self._prefix_bytes, self._likely)
+        self._ask_for_schemas(groups)
+        for group in groups:
             problem = self._prefix_problem(group.prefix)
             if problem:
                 rejects.extend(
@@ -184,6 +186,15 @@ class Codec:
             prefix = b"" if raw else single_object_prefix(writer.fingerprint)
             self._lanes.setdefault(prefix, prepared)
         self._prefix = self._likely = b"" if raw else single_object_prefix(self.reader.fingerprint)
+
+    def _ask_for_schemas(self, groups: Sequence[Group]) -> None:
+        """Let the registry be asked for all ids that are new in one go."""
+        if self._registry is None:
+            return
+        new = [group.prefix for group in groups if group.prefix not in self._lanes]
+        magic = MAGIC[self.wire]
+        ids = [p for p in new if len(p) == self._prefix_bytes and p.startswith(magic)]
+        self._registry.learn(int.from_bytes(p[len(magic) :], "big") for p in ids)
 
     def _prefix_problem(self, prefix: bytes) -> tuple[str, str] | None:  # noqa: PLR0911
         """Return (reason, detail) when there is no lane for a prefix and none can be had."""

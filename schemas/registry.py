@@ -9,6 +9,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +20,8 @@ from schemas.tree import SchemaError
 _MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _MAX_ANSWER_BYTES: Final = 4 << 20
 _MAX_UNKNOWN: Final = 10_000  # ids of garbage must not fill the memory
+_AT_ONCE: Final = 16  # requests under way together
+_Answer = tuple[int, Any]  # HTTP status and parsed body
 
 
 class RegistryError(Exception):
@@ -71,13 +75,36 @@ class Registry:
             SchemaError: it is there, and no use: not Avro, with references, or refused by the guard.
             RegistryError: no answer, or one that is none.
         """
-        with self._lock:
-            if schema_id not in self._schemas:
-                self._schemas[schema_id] = self._fetch(schema_id)
-            known = self._schemas[schema_id]
+        self.learn([schema_id])
+        known = self._schemas.get(schema_id)
+        if known is None:
+            raise UnknownSchemaError(f"found schema id {schema_id}, which the registry does not know")
         if isinstance(known, SchemaError):
             raise known
         return known
+
+    def learn(self, schema_ids: Iterable[int]) -> None:
+        """Ask for all of these that are not known, some at a time, and for those not found once more.
+
+        One after another, with a pause each, garbage in which every record names an id of its own would keep
+        a worker busy for longer than its group waits for it.
+
+        Raises:
+            RegistryError: see `schema`.
+        """
+        with self._lock:
+            now_s = time.monotonic()
+            asked = sorted({i for i in schema_ids if i not in self._schemas and self._may_ask(i, now_s)})
+            if not asked:
+                return
+            answers = self._ask_for(asked)
+            # a producer may have registered it this instant, on another node of the registry: ask once more
+            again = [i for i, found in answers.items() if _is_passing(found, 404)]
+            if again:
+                time.sleep(self._settings.retry_pause_s)
+                answers |= self._ask_for(again)
+            for schema_id, found in answers.items():
+                self._note(schema_id, found)
 
     def register(self, subject: str, schema: Schema) -> int:
         """Register a schema under a subject and return its id; the same schema gets the same id again.
@@ -102,35 +129,50 @@ class Registry:
         if status != 200 or not isinstance(answer, list):
             raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected a list of subjects")
 
-    def _fetch(self, schema_id: int) -> Schema | SchemaError:
-        asked = self._unknown.get(schema_id)
-        if asked is not None and time.monotonic() - asked < self._settings.forget_unknown_s:
-            raise UnknownSchemaError(f"found schema id {schema_id}, which the registry did not know just now")
-        # a producer may have registered it this instant, on another node of the registry: ask once more
-        status, answer = self._twice("GET", f"/schemas/ids/{schema_id}", None, retry_on=404)
+    def _may_ask(self, schema_id: int, now_s: float) -> bool:
+        asked_s = self._unknown.get(schema_id)
+        return asked_s is None or now_s - asked_s >= self._settings.forget_unknown_s
+
+    def _ask_for(self, schema_ids: Sequence[int]) -> dict[int, _Answer | RegistryError]:
+        def ask(schema_id: int) -> _Answer | RegistryError:
+            try:
+                return self._ask("GET", f"/schemas/ids/{schema_id}", None)
+            except RegistryError as error:
+                return error
+
+        if len(schema_ids) == 1:
+            return {schema_ids[0]: ask(schema_ids[0])}
+        with ThreadPoolExecutor(min(_AT_ONCE, len(schema_ids))) as pool:
+            return dict(zip(schema_ids, pool.map(ask, schema_ids), strict=True))
+
+    def _note(self, schema_id: int, found: _Answer | RegistryError) -> None:
+        if isinstance(found, RegistryError):
+            raise found
+        status, answer = found
         if status == 404:
             if len(self._unknown) >= _MAX_UNKNOWN:
                 self._unknown.clear()
             self._unknown[schema_id] = time.monotonic()
-            raise UnknownSchemaError(f"found schema id {schema_id}, which the registry does not know")
+            return
         if status != 200 or not isinstance(answer, dict) or not isinstance(answer.get("schema"), str):
             raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected schema {schema_id}")
         try:
-            return _usable(answer)
+            self._schemas[schema_id] = _usable(answer)
         except SchemaError as error:
-            return error
+            self._schemas[schema_id] = error
 
-    def _twice(self, method: str, path: str, body: Any, retry_on: int = 0) -> tuple[int, Any]:
+    def _twice(self, method: str, path: str, body: Any) -> _Answer:
         try:
-            status, answer = self._ask(method, path, body)
-            if status != retry_on and status < 500 and status != 429:
-                return status, answer
-        except RegistryError:
-            pass
+            found: _Answer | RegistryError = self._ask(method, path, body)
+        except RegistryError as error:
+            found = error
+        if not _is_passing(found):
+            assert not isinstance(found, RegistryError)
+            return found
         time.sleep(self._settings.retry_pause_s)
         return self._ask(method, path, body)
 
-    def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+    def _ask(self, method: str, path: str, body: Any) -> _Answer:
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers | ({} if body is None else {"Content-Type": _MEDIA_TYPE})
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
@@ -142,6 +184,11 @@ class Registry:
                 return error.code, _body(error.read(_MAX_ANSWER_BYTES))
         except (OSError, ValueError, http.client.HTTPException) as error:  # refused, timed out, TLS, cut off
             raise RegistryError(f"{self.url}: found no answer ({error}), expected one") from error
+
+
+def _is_passing(found: _Answer | RegistryError, *also: int) -> bool:
+    """Whether another try may be answered otherwise."""
+    return isinstance(found, RegistryError) or found[0] >= 500 or found[0] in {429, *also}
 
 
 def _usable(answer: dict[str, Any]) -> Schema:

@@ -1,11 +1,8 @@
 """The registry client against a real HTTP server that answers as a schema registry does."""
 
-import base64
-import contextlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -20,8 +17,8 @@ from schemas import (
     parse_schema,
     to_table,
 )
+from tests.services.tiny_registry import TinyRegistry
 
-WAIT_S = 5.0
 LABEL = load_schema("label")
 
 
@@ -32,78 +29,6 @@ def record(*pairs: Any) -> str:
 
 
 SMALL = parse_schema(record("a", "int"))
-
-
-class TinyRegistry:
-    """Schemas by id and ids by subject, on a port of its own."""
-
-    def __init__(self) -> None:
-        self.schemas: dict[int, dict[str, Any]] = {}
-        self.subjects: dict[str, int] = {}
-        self.requests: list[str] = []
-        self.failures: list[int] = []  # statuses of the next answers
-        self.login = ""
-        self.silent = threading.Event()  # set: nothing is answered
-        self.released = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def close(self) -> None:
-        self.released.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(WAIT_S)
-
-    def answer(self, method: str, path: str, body: bytes, headers: Any) -> tuple[int, Any]:
-        self.requests.append(f"{method} {path}")
-        if self.silent.is_set():
-            self.released.wait(WAIT_S)
-        if self.failures:
-            return self.failures.pop(0), {"error_code": 1, "message": "as told"}
-        wanted = "Basic " + base64.b64encode(self.login.encode()).decode()
-        if self.login and headers["Authorization"] != wanted:
-            return 401, {"error_code": 401, "message": "Unauthorized"}
-        if method == "GET" and path == "/subjects":
-            return 200, list(self.subjects)
-        if method == "GET" and path.startswith("/schemas/ids/"):
-            found = self.schemas.get(int(path.rpartition("/")[2]))
-            return (200, found) if found else (404, {"error_code": 40403, "message": "Schema not found"})
-        subject = path.removeprefix("/subjects/").removesuffix("/versions")
-        assert headers["Content-Type"] == "application/vnd.schemaregistry.v1+json"
-        text = json.loads(body)["schema"]
-        number = next((i for i, s in self.schemas.items() if s["schema"] == text), len(self.schemas) + 1)
-        self.schemas[number] = {"schema": text}
-        self.subjects[subject] = number
-        return 200, {"id": number}
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        registry = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-                status, answer = registry.answer(self.command, self.path, body, self.headers)
-                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                if status in {301, 307}:
-                    self.send_header("Location", f"{registry.url}/elsewhere")
-                self.send_header("Content-Length", str(len(data)))
-                with contextlib.suppress(OSError):  # a client that has given up waiting
-                    self.end_headers()
-                    self.wfile.write(data)
-
-            do_POST = do_GET
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        return Handler
 
 
 @pytest.fixture
@@ -173,6 +98,20 @@ def test_an_unknown_id_is_asked_for_twice_and_rejects_its_record(tiny: TinyRegis
     assert tiny.requests.count("GET /schemas/ids/9") == 2
     codec.decode([b"\0\0\0\0\x09"])
     assert tiny.requests.count("GET /schemas/ids/9") == 2, "it is not asked for again at once"
+
+
+def test_unknown_ids_that_come_together_cost_one_pause_between_them(tiny: TinyRegistry) -> None:
+    """Garbage in which every record names an id of its own must not keep a worker from its group."""
+    codec = Codec(SMALL, "confluent", registry=client(tiny, retry_pause_s=1.0))
+    tiny.schemas[77] = {"schema": SMALL.text}
+    values = [b"\0" + number.to_bytes(4, "big") + b"\x02" for number in range(1, 201)]
+
+    with ThreadPoolExecutor(1) as pool:  # one by one they would pause for 199 s
+        decoded = pool.submit(codec.decode, values).result(60)
+
+    assert [reject.reason for reject in decoded.rejects] == ["unknown_schema"] * 199
+    assert decoded.rows.tolist() == [76]
+    assert len(tiny.requests) == 200 + 199
 
 
 def test_an_id_that_appears_meanwhile_is_found(tiny: TinyRegistry) -> None:
