@@ -45,7 +45,7 @@ class Ownership:
     """Which partitions are assigned, and how far each is from being read.
 
     A partition goes from *untaken* (nothing is known of it) over *starting* (its lane has begun, the client
-    is told to read) to running. A *resting* one has a lane, and waits for the store.
+    is told to read) to running. A *resting* one has a lane, and waits for what is away.
     """
 
     def __init__(
@@ -118,10 +118,15 @@ class Ownership:
             self._untaken.discard(partition)
         self._is_outdated = True
 
-    def rest(self) -> None:
-        """The store is away: read nothing until it answers; what is in memory stays right."""
+    def rest(self, not_before_ms: float = 0.0) -> None:
+        """The store, or what else reading needs, is away: read nothing; what is in memory stays right.
+
+        Args:
+            not_before_ms: when to try again at the earliest, and once the store answers.
+        """
         self._resting |= set(self._lanes.partitions()) - set(self._starting)
         self._source.hold(self._resting)
+        self._due_ms = max(self._due_ms, not_before_ms)
 
     def turn(self, now_ms: float) -> None:
         """Do what is due, without waiting.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError
 from feature_cache.store import FencedError, StoreUnavailableError
+from schemas.registry import RegistryError
 from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.decide import Decisions, decide
@@ -35,6 +36,7 @@ from worker.source import GivenAgainError, OffsetsGoneError
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
 POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
 HEAL_EVERY_MS = 500.0
+ASK_REGISTRY_EVERY_MS = 1000.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
 SAME_TROUBLE_TIMES = 5  # recoveries in a row without a commit between them: waiting does not mend it
@@ -113,6 +115,9 @@ class Worker:
         except StoreUnavailableError as error:
             self._log.warning("waiting for the store", error=str(error))
             self.line.owned.rest()
+        except RegistryError as error:  # nothing of the poll was applied: it is read again
+            self._log.warning("waiting for the registry", error=str(error))
+            self.line.owned.rest(self._now_ms() + ASK_REGISTRY_EVERY_MS)
         except (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError, GivenAgainError) as error:
             self._recover(error)
 
