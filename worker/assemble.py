@@ -235,8 +235,9 @@ def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | Non
         return None
     on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"
     return Scorer(
-        partial(load_model, ref.folder, plan, ref.device),
-        load_spare=partial(load_model, ref.folder, plan, "cpu") if on_cpu else None,
+        partial(load_model, ref.folder, plan),
+        ref.device,
+        has_spare=on_cpu,
         rule=scoring_rule(str(ref.rules), plan.names, ref.rules_score) if by_rules else None,
         on_step=meter.stands_on,
         pipeline=pipeline.name,

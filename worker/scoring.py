@@ -25,7 +25,7 @@ _OF_ROWS = (InvalidArgument, Fail, RuntimeException)
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _NUMBER = re.compile(r"-?\b\d[\d.]*(?:e[+-]?\d+)?\b", re.IGNORECASE)
 
-Load = Callable[[], Model]
+Load = Callable[[str], Model]  # of a device: auto, cpu, cuda:N, tensorrt:N
 Rule = Callable[[NDArray[np.float64]], NDArray[np.float32]]  # (n, f) features to (n,) scores
 
 
@@ -48,18 +48,21 @@ class Scorer:
     def __init__(
         self,
         load: Load,
+        device: str = "cpu",
         *,
-        load_spare: Load | None = None,
+        has_spare: bool = False,
         rule: Rule | None = None,
         prepare: Callable[[Model], Model] = settle,
         on_step: Callable[[int], None] = lambda _: None,
         pipeline: str = "",
     ) -> None:
-        """Load the model, and the spare if it will not run where the spare would.
+        """Load the model, and a spare on the CPU if it is wanted and the model does not run there anyway.
 
         Args:
-            load: opens and proves the model on its device.
-            load_spare: the same on the CPU; None: a failure of the device ends the worker.
+            load: opens and proves the model on a device.
+            device: where it is to run. What `auto` has chosen is kept: a GPU that fails is no reason to
+                choose the CPU, and call that as good.
+            has_spare: a failure of the device is no end of the worker, the CPU stands in.
             rule: scores without a model; None: a model that no longer works ends the worker.
             prepare: makes a model ready for the thread that scores.
             on_step: told which step of the ladder scores stand on from now on: WHOLE, CPU or RULES.
@@ -67,13 +70,14 @@ class Scorer:
         Raises:
             ModelError, ConfigError: the model, or its spare, does not prove itself. A start never degrades.
         """
-        model = load()
+        model = load(device)
         self.card = model.card
-        self._loads: dict[int, Load] = {WHOLE: load}
-        self._models: dict[int, Model] = {WHOLE: model}
-        if load_spare is not None and model.device != "cpu":
-            self._loads[CPU] = load_spare
-            self._models[CPU] = load_spare()
+        self._load = load
+        self._devices = {WHOLE: model.device}
+        self._models = {WHOLE: model}
+        if has_spare and model.device != "cpu":
+            self._devices[CPU] = "cpu"
+            self._models[CPU] = load("cpu")
         self._rule = rule
         self._prepare = prepare
         self._step = WHOLE
@@ -119,7 +123,7 @@ class Scorer:
             try:
                 scores, failed = self._at_this_step(features)
             except DeviceFailedError as error:
-                if CPU not in self._loads:
+                if CPU not in self._devices:
                     # After most CUDA errors the process can no longer use the device, whatever it returns.
                     raise StopWorker(Exit.DEVICE, str(error)) from error
                 self._descend(CPU, str(error), now_ms)
@@ -149,9 +153,9 @@ class Scorer:
     def _climb(self, now_ms: float) -> None:
         """Take back the best step that proves itself anew."""
         self._try_again_ms = now_ms + TRY_AGAIN_MS
-        for step in sorted(step for step in self._loads if step < self._step):
+        for step in sorted(step for step in self._devices if step < self._step):
             try:
-                model = self._settled(self._loads[step]())
+                model = self._settled(self._load(self._devices[step]))
                 if model.card.sha256 != self.card.sha256:
                     raise ModelError(f"{model.card.folder}: holds another model than at the start")
             except (ModelError, ConfigError, OSError, DeviceFailedError) as error:

@@ -27,6 +27,7 @@ INPUTS = "  - {tensor: x, dtype: float32, shape: [n, 2], features: [speed, amoun
 TABLE = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
 ROWS = np.array([[1, 0], [10, 3]], np.float32)
 GOLDEN = {"x": ROWS, "expected": np.array([0.1, 4.0], np.float32)}
+GPU = "cuda:0"
 POISON = 99.0  # beyond the table
 
 
@@ -155,8 +156,10 @@ class Device:
         self.sessions: list[Breakable] = []
         self.is_gone = False
 
-    def load(self) -> Model:
-        """A new session, as load_model gives it."""
+    def load(self, device: str) -> Model:
+        """A new session, as load_model gives it; `auto` takes the device while it works."""
+        if device == "cpu" or (device == "auto" and self.is_gone):
+            return self._opened("cpu")
         if self.is_gone:
             raise ModelError("does not run on cuda:0: CUDA failure 700")
         model = self._opened("cpu")
@@ -180,7 +183,7 @@ LATER_MS = TRY_AGAIN_MS
 
 
 def test_a_device_that_fails_ends_the_worker_unless_the_file_allows_the_cpu(device: Device) -> None:
-    scorer = Scorer(device.load)
+    scorer = Scorer(device.load, GPU)
     device.sessions[0].error = SICK
 
     with pytest.raises(StopWorker, match="cuda:0 failed: CUDA failure") as caught:
@@ -193,7 +196,7 @@ def test_a_device_that_fails_while_it_is_made_ready_ends_the_worker(device: Devi
     def fail(_: Model) -> Model:
         raise SICK
 
-    scorer = Scorer(device.load, prepare=fail)
+    scorer = Scorer(device.load, GPU, prepare=fail)
 
     with pytest.raises(StopWorker, match="cuda:0 failed: CUDA failure") as caught:
         scorer.settle()
@@ -201,7 +204,7 @@ def test_a_device_that_fails_while_it_is_made_ready_ends_the_worker(device: Devi
     assert caught.value.code == Exit.DEVICE
 
 
-def test_a_device_that_cannot_be_made_ready_again_is_not_taken_back(device: Device, opened: Open) -> None:
+def test_a_device_that_cannot_be_made_ready_again_is_not_taken_back(device: Device) -> None:
     prepared: list[str] = []
 
     def prepare(model: Model) -> Model:
@@ -210,7 +213,7 @@ def test_a_device_that_cannot_be_made_ready_again_is_not_taken_back(device: Devi
             raise SICK
         return model
 
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), prepare=prepare)
+    scorer = Scorer(device.load, GPU, has_spare=True, prepare=prepare)
     scorer.settle()
     device.sessions[0].error = SICK
     scorer.score(rows([1.0, 2.0]), 0.0)
@@ -219,11 +222,9 @@ def test_a_device_that_cannot_be_made_ready_again_is_not_taken_back(device: Devi
     assert prepared == ["cuda:0", "cpu", "cuda:0"]
 
 
-def test_scores_go_on_from_the_cpu_and_back_to_the_device_when_it_works_again(
-    device: Device, opened: Open
-) -> None:
+def test_scores_go_on_from_the_cpu_and_back_to_the_device_when_it_works_again(device: Device) -> None:
     steps: list[int] = []
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), on_step=steps.append, prepare=as_it_is)
+    scorer = Scorer(device.load, GPU, has_spare=True, on_step=steps.append, prepare=as_it_is)
     whole = scorer.score(rows([1.0, 2.0]), 0.0)
     device.sessions[0].error = SICK
     device.is_gone = True
@@ -243,11 +244,27 @@ def test_scores_go_on_from_the_cpu_and_back_to_the_device_when_it_works_again(
     assert steps == [WHOLE, CPU, WHOLE]
 
 
+def test_a_gpu_that_was_chosen_by_measure_is_the_one_to_come_back_to(device: Device) -> None:
+    """Choosing anew while it is away would give the CPU, and its scores would be called whole."""
+    scorer = Scorer(device.load, "auto", has_spare=True, prepare=as_it_is)
+    device.sessions[0].error = SICK
+    device.is_gone = True
+    scorer.score(rows([1.0]), 0.0)
+
+    away = scorer.score(rows([1.0]), LATER_MS)
+    device.is_gone = False
+    back = scorer.score(rows([1.0]), 2 * LATER_MS)
+
+    assert away.degradation.tolist() == [CPU]
+    assert back.degradation.tolist() == [WHOLE]
+    assert scorer.device == "cuda:0"
+
+
 @pytest.mark.parametrize("error", [SICK, RuntimeException("x"), DeviceReset("x"), ValueError("x")])
 def test_on_a_device_whatever_does_not_blame_the_input_is_its_own_failure(
-    device: Device, opened: Open, error: Exception
+    device: Device, error: Exception
 ) -> None:
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"))
+    scorer = Scorer(device.load, GPU, has_spare=True)
     device.sessions[0].error = error
 
     scored = scorer.score(rows([1.0, POISON, 2.0]), 0.0)
@@ -257,15 +274,15 @@ def test_on_a_device_whatever_does_not_blame_the_input_is_its_own_failure(
 
 
 def test_on_a_device_a_bad_row_is_still_the_row_s_fault(device: Device) -> None:
-    scored = Scorer(device.load).score(rows([1.0, POISON, 2.0]), 0.0)
+    scored = Scorer(device.load, GPU).score(rows([1.0, POISON, 2.0]), 0.0)
 
     assert sorted(scored.failed) == [1]
     assert scored.degradation.tolist() == [WHOLE] * 3
 
 
-def test_a_device_that_misses_its_golden_rows_is_sick_and_not_the_model(device: Device, opened: Open) -> None:
+def test_a_device_that_misses_its_golden_rows_is_sick_and_not_the_model(device: Device) -> None:
     """It refuses every input, also the golden ones: InvalidArgument alone would not tell."""
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"))
+    scorer = Scorer(device.load, GPU, has_spare=True)
     device.sessions[0].error = InvalidArgument("bad input")
 
     assert scorer.score(rows([1.0, 2.0]), 0.0).degradation.tolist() == [CPU, CPU]
@@ -302,7 +319,7 @@ Lose = Callable[[], Callable[[], None]]
 def test_a_model_that_no_longer_works_ends_the_worker_unless_the_file_has_rules(
     opened: Open, lose_golden: Lose
 ) -> None:
-    scorer = Scorer(lambda: opened("cpu"))
+    scorer = Scorer(opened)
     lose_golden()
 
     assert scorer.score(rows([1.0, POISON]), 0.0).failed, "a row that scores shows that the model works"
@@ -315,7 +332,7 @@ def test_a_model_that_no_longer_works_ends_the_worker_unless_the_file_has_rules(
 def test_rules_stand_in_for_the_model_until_it_works_again(opened: Open, lose_golden: Lose) -> None:
     steps: list[int] = []
     rule = scoring_rule("amount > 1", ("amount", "speed"), (0.0, 1.0))
-    scorer = Scorer(lambda: opened("cpu"), rule=rule, on_step=steps.append)
+    scorer = Scorer(opened, rule=rule, on_step=steps.append)
     find_golden = lose_golden()
 
     by_rule = scorer.score(rows([POISON, POISON]), 0.0)
@@ -334,14 +351,10 @@ def test_rules_stand_in_for_the_model_until_it_works_again(opened: Open, lose_go
     assert steps == [WHOLE, RULES, WHOLE]
 
 
-def test_from_the_rules_the_best_step_that_works_is_taken(
-    device: Device, opened: Open, lose_golden: Lose
-) -> None:
+def test_from_the_rules_the_best_step_that_works_is_taken(device: Device, lose_golden: Lose) -> None:
     steps: list[int] = []
     rule = scoring_rule("amount > 1", ("amount", "speed"), (0.0, 1.0))
-    scorer = Scorer(
-        device.load, load_spare=lambda: opened("cpu"), rule=rule, on_step=steps.append, prepare=as_it_is
-    )
+    scorer = Scorer(device.load, GPU, has_spare=True, rule=rule, on_step=steps.append, prepare=as_it_is)
     find_golden = lose_golden()
     device.is_gone = True
 
@@ -354,8 +367,8 @@ def test_from_the_rules_the_best_step_that_works_is_taken(
     assert steps == [WHOLE, CPU, RULES, CPU, WHOLE]
 
 
-def test_the_worst_step_counts(device: Device, opened: Open) -> None:
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"))
+def test_the_worst_step_counts(device: Device) -> None:
+    scorer = Scorer(device.load, GPU, has_spare=True)
     given = features(np.array([[1.0, 10.0]] * 3), degradation=[WHOLE, STALE_LOOKUP, WITHOUT_ROWS])
 
     before = scorer.score(given, 0.0)
@@ -370,22 +383,21 @@ def test_a_start_never_degrades(opened: Open, lose_golden: Lose) -> None:
     lose_golden()
 
     with pytest.raises(ModelError):
-        Scorer(lambda: opened("cpu"), rule=scoring_rule("amount > 1", ("amount", "speed"), (0.0, 1.0)))
+        Scorer(opened, rule=scoring_rule("amount > 1", ("amount", "speed"), (0.0, 1.0)))
 
 
-def test_a_spare_that_does_not_work_stops_the_start(device: Device, opened: Open, lose_golden: Lose) -> None:
-    def load_spare() -> Model:
-        lose_golden()
-        return opened("cpu")
+def test_a_spare_that_does_not_work_stops_the_start(device: Device, lose_golden: Lose) -> None:
+    def load(name: str) -> Model:
+        if name == "cpu":
+            lose_golden()
+        return device.load(name)
 
     with pytest.raises(ModelError):
-        Scorer(device.load, load_spare=load_spare)
+        Scorer(load, GPU, has_spare=True)
 
 
-def test_a_model_that_was_exchanged_meanwhile_is_not_taken_back(
-    device: Device, opened: Open, folder: Path
-) -> None:
-    scorer = Scorer(device.load, load_spare=lambda: opened("cpu"), prepare=as_it_is)
+def test_a_model_that_was_exchanged_meanwhile_is_not_taken_back(device: Device, folder: Path) -> None:
+    scorer = Scorer(device.load, GPU, has_spare=True, prepare=as_it_is)
     device.sessions[0].error = SICK
     scorer.score(rows([1.0]), 0.0)
     other = table_model(np.append(TABLE, np.float32(0.5)), 2)
@@ -412,8 +424,7 @@ from worker.scoring import Scorer
 plan = feature_plan(pipeline(Path({str(tmp_path)!r}), "  amount: {{kind: field, field: amount}}\\n"
     "  speed: {{kind: field, field: speed}}"))
 folder = Path({str(folder)!r})
-load = partial(load_model, folder, plan)
-scorer = Scorer(partial(load, "cuda:0"), load_spare=partial(load, "cpu"))
+scorer = Scorer(partial(load_model, folder, plan), "cuda:0", has_spare=True)
 rows = features(np.array([[1.0, 10.0], [2.0, 10.0]]))
 before = scorer.score(rows, 0.0)
 loaded = {{line.split()[-1] for line in open("/proc/self/maps") if "libcudart" in line}}
