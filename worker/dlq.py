@@ -107,32 +107,35 @@ def bounds(consumer: Consumer, topic: str) -> dict[int, tuple[int, int]]:
 def letters(
     consumer: Consumer,
     pipeline: Pipeline,
-    starts: dict[int, int],
+    ranges: dict[int, tuple[int, int]],
     on_records: Callable[[int], None] = lambda _: None,
 ) -> Iterator[DeadLetter]:
-    """The pipeline's dead letters from these offsets to the present end, in order by partition.
+    """The pipeline's dead letters within these offsets, in order by partition.
 
     Args:
-        starts: partition of the dead-letter topic to offset.
-        on_records: told how many records were read.
+        ranges: partition of the dead-letter topic to its first offset and the one to end before.
+        on_records: told now and then how many records were read since.
 
     Raises:
         KafkaException, StopWorker: they cannot be read.
     """
     topic = pipeline.outputs.dead_letters
-    consumer.assign([TopicPartition(topic, p, offset) for p, offset in starts.items()])
-    reading, heard_s = set(starts), time.monotonic()
+    consumer.assign([TopicPartition(topic, p, first) for p, (first, _) in ranges.items()])
+    reading, heard_s = set(ranges), time.monotonic()
     while reading:
         messages = consumer.consume(_CHUNK, 0.2)
         for message in messages:
             heard_s = time.monotonic()
-            error = message.error()
+            error, partition = message.error(), message.partition()
             if error is None:
+                if message.offset() >= ranges[partition][1]:
+                    reading.discard(partition)
+                    continue
                 found = dead_letter(message)
                 if found is not None and found.pipeline == pipeline.name:
                     yield found
             elif error.code() == KafkaError._PARTITION_EOF:
-                reading.discard(message.partition())
+                reading.discard(partition)
             elif not error.retriable():
                 raise KafkaException(error)
         on_records(sum(message.error() is None for message in messages))

@@ -21,6 +21,7 @@ from worker.dlq_show import as_json, describe, table
 from worker.exits import Exit, StopWorker
 from worker.key_types import parse_duration_us
 from worker.logs import configure_logs
+from worker.secret import redact
 
 _ANSWER_S = 10.0
 EXAMPLES = """examples:
@@ -93,10 +94,10 @@ def _guarded(command: Callable[[Pipeline, argparse.Namespace], int]) -> Callable
         try:
             return command(pipeline, arguments)
         except StopWorker as error:
-            print(error, file=sys.stderr)
+            print(redact(str(error), pipeline.secrets), file=sys.stderr)
             return error.code
         except KafkaException as error:
-            print(f"Kafka: {error.args[0].str()}", file=sys.stderr)
+            print(redact(f"Kafka: {error.args[0].str()}", pipeline.secrets), file=sys.stderr)
             return Exit.KAFKA
 
     return run
@@ -110,11 +111,12 @@ def _list(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
         topic = pipeline.outputs.dead_letters
         ends = bounds(consumer, topic)
         memory = memories(consumer, topic, ends)
-        starts = {partition: low for partition, (low, _) in ends.items()}
+        ranges = dict(ends)
         if arguments.since is not None:
             asked = [TopicPartition(topic, p, arguments.since) for p in ends]
-            starts = {tp.partition: tp.offset for tp in consumer.offsets_for_times(asked, timeout=_ANSWER_S)}
-        for letter in letters(consumer, pipeline, starts):
+            found_at = consumer.offsets_for_times(asked, timeout=_ANSWER_S)
+            ranges = {tp.partition: (tp.offset, ends[tp.partition][1]) for tp in found_at}
+        for letter in letters(consumer, pipeline, ranges):
             if not arguments.reason or letter.reason in arguments.reason:
                 found.append(letter)
                 total[letter.reason] += 1
@@ -145,11 +147,12 @@ def _show(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
         topic = pipeline.outputs.dead_letters
         ends = bounds(consumer, topic)
         memory = memories(consumer, topic, ends)
-        starts = {partition: low for partition, (low, _) in ends.items()}
+        ranges = dict(ends)
         if place:
-            starts = {place[0]: place[1]} if place[0] in ends and place[1] >= starts[place[0]] else {}
+            low, high = ends.get(place[0], (0, 0))
+            ranges = {place[0]: (place[1], high)} if low <= place[1] < high else {}
         found = 0
-        for letter in letters(consumer, pipeline, starts):
+        for letter in letters(consumer, pipeline, ranges):
             if (letter.partition, letter.offset) == place or letter.source == arguments.source:
                 print(describe(letter, pipeline, memory[letter.partition].has(letter)), end="\n\n")
                 found += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from worker.exits import Exit, StopWorker
 
 _TRANSACTION_MS = 60_000
 _CALL_S = 30.0
-_ROWS, _BYTES = 500, 4 << 20  # of a transaction
+_ROWS, _BYTES, _OPEN_S = 500, 4 << 20, 0.5  # of a transaction: readers wait for as long as it is open
 _ATTEMPT = "penstock.attempt"
 Place = tuple[int, int]
 
@@ -96,8 +97,14 @@ def _send(
     on_records: Callable[[int], None],
 ) -> Tally:
     tally, seen = Tally(), set[tuple[str, int, int]]()
-    starts = {partition: low for partition, (low, _) in ends.items()}
-    for letter in letters(consumer, pipeline, starts, on_records):
+
+    def read(count: int) -> None:
+        on_records(count)
+        if producer is not None:
+            producer.commit_in_time(memory)
+
+    # Not beyond what is there now: a letter that comes of this very replay must not be sent in by it again.
+    for letter in letters(consumer, pipeline, ends, read):
         known = memory[letter.partition]
         if not choice.takes(letter):
             tally.left[letter.reason] += 1
@@ -128,6 +135,7 @@ class _Producer:
         self._pipeline = pipeline
         self._consumer = consumer
         self._rows = self._bytes = 0
+        self._opened_s = 0.0
         self._touched: set[int] = set()  # partitions whose memory has changed
         partitioner = "murmur2_random" if pipeline.source.partitioner == "murmur2" else "consistent_random"
         config: dict[str, Any] = {
@@ -152,6 +160,7 @@ class _Producer:
         """Send one in."""
         if not self._rows:
             self._producer.begin_transaction()
+            self._opened_s = time.monotonic()
         message = letter.message
         value, key = message.value(), message.key()
         theirs = [header for header in message.headers() or () if is_theirs(header[0])]
@@ -172,6 +181,11 @@ class _Producer:
         """The memory of this partition has changed; commit when a transaction is full."""
         self._touched.add(partition)
         if self._rows >= _ROWS or self._bytes >= _BYTES:
+            self.commit(memory)
+
+    def commit_in_time(self, memory: dict[int, Memory]) -> None:
+        """Commit a transaction that has been open for a while, however far away the next letter is."""
+        if self._rows and time.monotonic() - self._opened_s > _OPEN_S:
             self.commit(memory)
 
     def commit(self, memory: dict[int, Memory]) -> None:

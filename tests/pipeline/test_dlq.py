@@ -20,6 +20,8 @@ from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.pipeline.streams import Reader, alone, fill, transactions
 from worker.cli import main
+from worker.config import load_pipeline
+from worker.dlq_replay import Choice, replay
 from worker.exits import Exit
 
 PARTITIONS = 3
@@ -246,3 +248,38 @@ def test_a_dead_letter_that_was_mended_is_scored_and_one_that_was_not_comes_back
     assert len(found.scores) == 75 + 20
     assert found.doubled == []
     assert [letter["reason"] for letter in again] == ["bad_magic"] * 5
+
+
+@pytest.mark.kafka
+def test_a_replay_does_not_send_in_what_comes_of_itself(place: Place) -> None:
+    """While it runs, a worker makes dead letters of the same records again, further up the same topic."""
+    place.die("bad_magic", [b"%d" % i for i in range(1500)])
+    pipeline = load_pipeline(place.file)
+    comes = iter(range(10))
+
+    def die_again(_read: int, _all: int) -> None:
+        if next(comes, None) is not None:
+            place.die("bad_magic", [b"again"], attempt=2)
+
+    tally = replay(pipeline, Choice(), on_records=die_again)
+
+    assert tally.sent.total() == 1500
+    assert len(place.sent_in()) == 1500
+
+
+@pytest.mark.kafka
+def test_what_a_replay_has_sent_can_be_read_while_it_looks_for_the_next(place: Place) -> None:
+    """The worker reads committed records only: an open transaction would hold up its live input too."""
+    place.die("bad_magic", [b"key"])
+    place.die("key_mismatch", [b"key"] * 3000)
+    pipeline = load_pipeline(place.file)
+    seen: list[int] = []
+
+    def look(_read: int, _all: int) -> None:
+        time.sleep(0.6)
+        seen.append(len(place.sent_in()))
+
+    replay(pipeline, Choice(reasons=frozenset({"bad_magic"})), on_records=look)
+
+    assert len(seen) >= 3
+    assert seen[2:] == [1] * (len(seen) - 2)
