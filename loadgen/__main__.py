@@ -291,11 +291,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--property",
-        type=_pair,
+        type=_setting,
         action="append",
         default=[],
         metavar="K=V",
-        help="a further librdkafka setting",
+        help="a further librdkafka setting; K=@FILE takes it from a file: ps shows arguments to everybody",
     )
     add("--wire", choices=get_args(Wire), default="single_object", help="wire format (single_object)")
     add(
@@ -352,6 +352,17 @@ def _date(text: str) -> date:
         return parse_date(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a day like 2018-06-18") from None
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """A setting of the client, its value perhaps from a file."""
+    name, value = _pair(text)
+    if not value.startswith("@"):
+        return name, value
+    try:
+        return name, Path(value[1:]).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"found no text in {value[1:]} ({error})") from error
 
 
 def _pair(text: str) -> tuple[str, str]:

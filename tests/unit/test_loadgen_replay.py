@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from loadgen.__main__ import _parser
 from loadgen.events import Events, numbered_names
 from loadgen.pace import by_event_time
 from loadgen.prepare import Prepared, Route, prepare
@@ -215,3 +216,12 @@ def test_event_time_is_divided_by_the_speed_and_a_cap_holds(tmp_path: Path) -> N
     assert (by_event_time(10.0, max_per_s=2.0)(slab)[-1] - start_s).tolist() == [0, 1, 2, 2.5, 3, 100]
     assert by_event_time(0.0, max_per_s=2.0)(slab)[-1].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
     assert by_event_time(0.0)(slab)[-1].tolist() == [0] * 6
+
+
+def test_a_setting_may_come_from_a_file_so_that_ps_does_not_show_it(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
+    words = ["simulate", "--property", f"sasl.password=@{tmp_path / 'password'}", "--property", "a=b"]
+
+    assert _parser().parse_args(words).property == [("sasl.password", "hunter2"), ("a", "b")]
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["simulate", "--property", f"sasl.password=@{tmp_path / 'nothing'}"])
