@@ -39,6 +39,7 @@ _SAID = (
 )
 
 _AHEAD_AT_MOST_MS = 86_400_000
+_HEADERS_BYTES = 1 << 16  # more than ours, and what a batch of one record adds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,7 @@ def _topics(pipeline: Pipeline) -> list[Finding]:
             if topic
         ),
         _timestamps(pipeline, client),
+        _sizes(pipeline, client),
         _rights(pipeline, client),
     ]
 
@@ -151,6 +153,30 @@ def _timestamps(pipeline: Pipeline, client: AdminClient) -> Finding:
         check,
         f"set message.timestamp.after.max.ms=3600000 on topic {pipeline.source.topic} (before Kafka 3.6: "
         "message.timestamp.type=LogAppendTime), or source.max_future does not hold for a wrong clock",
+    )
+
+
+def _sizes(pipeline: Pipeline, client: AdminClient) -> Finding:
+    """A dead letter is its record and some headers: is what the input takes too large for its topic?"""
+    given, dead = pipeline.source.topic, pipeline.outputs.dead_letters
+
+    def check() -> str:
+        topics = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in (given, dead)]
+        try:
+            found = client.describe_configs(topics, request_timeout=5)
+            takes = [int(found[topic].result(10)["max.message.bytes"].value) for topic in topics]
+        except KafkaException as error:
+            return f"not known: {error.args[0].str()}"
+        if takes[1] < takes[0] + _HEADERS_BYTES:
+            raise StopWorker(
+                Exit.KAFKA,
+                f"{given} takes {takes[0]} bytes a record, {dead} {takes[1]}: a record of that size that "
+                f"cannot be scored would stop the worker",
+            )
+        return f"{dead} takes whatever {given} does, and headers"
+
+    return _check(
+        "sizes", check, f"set max.message.bytes of topic {dead} to that of {given} and {_HEADERS_BYTES} more"
     )
 
 

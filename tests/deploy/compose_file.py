@@ -43,5 +43,5 @@ def environment(name: str) -> dict[str, str]:
 def created_topics() -> dict[str, tuple[int, int]]:
     """Return topic -> (partitions, retention in ms), as the one-shot service creates them."""
     script = services()["topics"]["command"][-1]
-    rows = re.findall(r"^create (\S+) (\d+) (\d+)$", script, re.MULTILINE)
+    rows = re.findall(r"^create (\S+) (\d+) (\d+)(?: \S+)?$", script, re.MULTILINE)
     return {topic: (int(partitions), int(retention_ms)) for topic, partitions, retention_ms in rows}
