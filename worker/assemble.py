@@ -120,6 +120,8 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         max_future_us=pipeline.source.max_future_us,
         takes_future=pipeline.source.time.future == "score",
         finite=plan.finite,
+        event_id=pipeline.source.event_id,
+        max_key_bytes=pipeline.source.max_key_bytes,
     )
     _warm(codec, schema, plan, decision, meter)
     transactional_id = _worker_id(pipeline) if pipeline.delivery.mode == "exactly_once" else None

@@ -95,11 +95,9 @@ def _checked(path: Path, document: Document, env: Mapping[str, str], readers: tu
         PIPELINE,
         path=path,
         secrets=document.secrets,
-        literal_secrets=tuple(
-            f"line {document.line(at)}: {'.'.join(map(str, at))}"
-            for at in sorted(document.literal_secrets, key=document.line)
-        ),
     )
+    for at in sorted(document.literal_secrets, key=document.line):
+        raise document.error(at, "a secret written in the file", "${file:PATH} or ${VAR}")
     others = {
         name: _lookup(document, name, feature, env, (*readers, path.resolve()))
         for name, feature in pipeline.features.items()

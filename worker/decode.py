@@ -29,6 +29,8 @@ class DecodePlan:
     max_future_us: int | None
     takes_future: bool = False  # events beyond max_future too; time markers never
     finite: tuple[str, ...]  # numeric fields that features read: neither null, NaN nor infinite
+    event_id: str | None = None  # event field; None: events without one
+    max_key_bytes: int = 1 << 10  # of the key, and of the id
 
 
 def time_unit_us(kind: pa.DataType) -> int:
@@ -169,6 +171,7 @@ def _validate(
             if not finite.all():
                 verdict.reject(~finite & ~_nulls(column), "not_finite", f"{name} is NaN or infinite")
     _check_keys(table.column(plan.key), keys, plan.key, verdict)
+    _check_lengths(table, keys, plan, verdict)
     return np.where(verdict.keep, ticks, 0) * plan.time_unit_us, verdict
 
 
@@ -180,6 +183,22 @@ def _check_keys(column: pa.Array, keys: Spans, name: str, verdict: _Verdict) -> 
     verdict.reject(
         ~equal(keys, text_spans(text)), "key_mismatch", f"the record key is not the value of {name}"
     )
+
+
+def _check_lengths(table: pa.RecordBatch, keys: Spans, plan: DecodePlan, verdict: _Verdict) -> None:
+    """Keys are held in memory as long as they are, and outputs carry them, and the id, beside each other."""
+    longest = plan.max_key_bytes
+    verdict.reject(
+        keys.sizes > longest, "key_too_long", f"{plan.key} is longer than source.max_key_bytes, {longest}"
+    )
+    if plan.event_id is not None:
+        column = table.column(plan.event_id)
+        if pa.types.is_string(column.type):
+            verdict.reject(
+                text_spans(column).sizes > longest,
+                "event_id_too_long",
+                f"{plan.event_id} is longer than source.max_key_bytes, {longest}",
+            )
 
 
 def _nulls(column: pa.Array) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from worker.pipeline_types import Pipeline
 
 SCHEMA_FILE = Path(__file__).parent / "pipeline.schema.json"
 DOCS_FILE = Path(__file__).parent.parent / "docs" / "pipeline-file.md"
-NOT_IN_FILE = ("path", "secrets", "literal_secrets")
+NOT_IN_FILE = ("path", "secrets")
 COMPUTED = frozenset({("Kafka", "group"), ("SequenceFeature", "capacity")})
 SECTIONS = {
     name: member

@@ -179,6 +179,10 @@ class Source:
     max_record_bytes: SizeBytes = Field(
         default=1 << 20, description="A longer record is a dead letter and is not decoded."
     )
+    max_key_bytes: SizeBytes = Field(
+        default=1 << 10,
+        description="An event whose key, or whose id, is longer is a dead letter: keys are held in memory.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
@@ -383,9 +387,6 @@ class Pipeline:
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)
     secrets: frozenset[str] = Field(
         default=frozenset(), exclude=True, repr=False, description=f"{NOT_A_KEY}; what no log line may show."
-    )
-    literal_secrets: tuple[str, ...] = Field(
-        default=(), exclude=True, description=f"{NOT_A_KEY}; where the file itself holds a secret."
     )
 
     def __post_init__(self) -> None:

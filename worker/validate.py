@@ -162,9 +162,11 @@ def _bad_records(pipeline: Pipeline) -> Iterator[str]:
     longest = write_size(source.max_record_bytes)
     yield f"Bytes that are not {source.wire} Avro of the schema, or longer than {longest}."
     yield f"A record key that is missing or does not equal the event's {source.key}."
+    yield f"A key, or an event id, longer than {write_size(source.max_key_bytes)}."
     yield "A missing, NaN or infinite value in a field that features are computed from."
     if source.max_future_us is not None:
-        yield f"An event time more than {write_duration(source.max_future_us)} ahead of the clock."
+        ahead = write_duration(source.max_future_us)
+        yield f"An event time more than {ahead} ahead of the record's Kafka timestamp."
     yield (
         f"More than {policy.stop_share:.0%} of a minute's events (from {policy.min_events:,} events on) "
         "stop the worker with an error."
@@ -206,8 +208,6 @@ def _notes(
     if pipeline.model is not None and decision is None:
         yield "There is no decision section: scores are written, alerts are not."
     yield from _open_doors(pipeline)
-    for place in pipeline.literal_secrets:
-        yield f"WARNING: {place} is written in the file: take it from outside, ${{file:PATH}} or ${{VAR}}."
     if pipeline.state.store.startswith("memory:"):
         yield "The store is memory: features are lost when the worker stops, and are rebuilt from the topic."
     if pipeline.source.start == "latest":

@@ -243,8 +243,9 @@ def test_events_go_in_and_scores_come_out_by_every_way_of_logging_in(
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
-        ("PLAIN", {"sasl.password": WRONG}, "Invalid username or password"),
-        ("SCRAM-SHA-512", {"sasl.password": WRONG}, "invalid credentials with SASL mechanism SCRAM-SHA-512"),
+        ("PLAIN", {"sasl.password": "${PENSTOCK_TEST_SECRET}"}, "Invalid username or password"),
+        ("SCRAM-SHA-512", {"sasl.password": "${PENSTOCK_TEST_SECRET}"},
+         "invalid credentials with SASL mechanism SCRAM-SHA-512"),
         ("PLAIN", {"ssl.ca.location": "other-ca.pem"}, "certificate could not be verified"),
         ("mutual", {"ssl.certificate.location": "stranger.pem", "ssl.key.location": "stranger.key"},
          "the broker refused our certificate"),

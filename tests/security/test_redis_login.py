@@ -53,7 +53,10 @@ def examined(made: Pipeline) -> dict[str, Finding]:
 
 
 def with_store(folder: Path, address: str) -> Pipeline:
-    """A pipeline file with this store."""
+    """A pipeline file with this store; its password, or all of it, comes from a file."""
+    if "${" not in address:
+        (folder / "store").write_text(address)
+        address = "${file:store}"
     return pipeline(folder, "  amount: {kind: field, field: amount}", rest=f"state: {{store: '{address}'}}")
 
 

@@ -64,6 +64,12 @@ def in_file(folder: Path, authority: str = "ca.pem", password: str = "${file:pas
     return json.dumps({"username": USER, "password": password, "ca_file": str(folder / authority)})
 
 
+def kept(folder: Path, password: str) -> str:
+    """How a pipeline file names this password: it may not hold one itself."""
+    (folder / "other-password").write_text(password)
+    return "${file:other-password}"
+
+
 def test_schemas_are_registered_and_fetched_with_the_login_of_the_pipeline_file(
     folder: Path, service: Service
 ) -> None:
@@ -101,7 +107,7 @@ def test_a_login_in_the_url_does_the_same(folder: Path, service: Service) -> Non
 def test_who_is_not_let_in_says_so_in_one_line_without_the_password(
     folder: Path, service: Service, authority: str, password: str, said: str
 ) -> None:
-    refused = client(folder, service.address, in_file(folder, authority, password))
+    refused = client(folder, service.address, in_file(folder, authority, kept(folder, password)))
 
     with pytest.raises(RegistryError) as told:
         refused.check()

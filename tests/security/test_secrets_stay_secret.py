@@ -34,7 +34,7 @@ ENDS_WITHIN_S = 120.0
 
 def with_secrets(folder: Path, prefix: str, **changed: Any) -> tuple[Path, dict[str, str]]:
     """A pipeline file that has every kind of secret, half from files and half from the environment."""
-    for name in ("kafka", "registry", "hash"):
+    for name in ("kafka", "registry", "hash", "store"):
         (folder / name).write_text(f"{SECRETS[name]}\n")
     file = alone(folder, prefix)
     document = yaml.safe_load(file.read_text())
@@ -145,8 +145,8 @@ def test_a_running_worker_shows_its_secrets_nowhere(
             "security.protocol": "SSL", "ssl.key.location": "/dev/null",
             "ssl.key.password": "${file:kafka}"}}}),
         ("a registry that is away", {"outputs": {"wire": "confluent",
-            "registry": f"http://u:{SECRETS['registry']}@127.0.0.1:1"}}),
-        ("a store that is no address", {"state": {"store": f"redis://u:{SECRETS['store']}@host:no-port/x"}}),
+            "registry": "http://u:${file:registry}@127.0.0.1:1"}}),
+        ("a store that is no address", {"state": {"store": "redis://u:${file:store}@host:no-port/x"}}),
         ("a secret where a number belongs", {"admin": {"port": "${file:hash}"}}),
         ("a secret where a mapping belongs", {"decision": {"severities": "${file:hash}"}}),
         ("a secret where a path belongs", {"model": {"repository": "${file:hash}"}}),

@@ -132,6 +132,7 @@ def pipelines(draw: st.DrawFn) -> dict[str, Any]:
             "partitioner": st.sampled_from(["murmur2", "crc32"]),
             "start": st.sampled_from(["earliest", "latest"]),
             "max_record_bytes": sizes,
+            "max_key_bytes": sizes,
         },
     )
     kafka_keys = {
@@ -408,15 +409,15 @@ kafka:
   properties:
     sasl.password: ${file:kafka-password}
     ssl.key.password: ${KEY_PASSWORD}
-    ssl.truststore.password: written-down
+    ssl.truststore.password: ${TRUST_PASSWORD:-by-default}
     sasl.username: penstock
 state:
-  store: redis://user:store-password@cache:6379/0
+  store: redis://user:${STORE_PASSWORD}@cache:6379/0
 """,
     )
 
-    pipeline = load_pipeline(file, {"KEY_PASSWORD": "31415926"})
-    secrets = ["hunter2-from-file", "31415926", "written-down", "store-password"]
+    pipeline = load_pipeline(file, {"KEY_PASSWORD": "31415926", "STORE_PASSWORD": "store-password"})
+    secrets = ["hunter2-from-file", "31415926", "by-default", "store-password"]
     client = pipeline.kafka.client_properties()
 
     for shown in (repr(pipeline), json.dumps(written_settings(pipeline))):
@@ -436,8 +437,8 @@ state:
         ("redis://user:${file:redis-password}@cache:6379/0", "pa/ss@word:#1"),
         ("redis://user:${PASSWORD}@cache:6379/0", "pa/ss@word:#1"),
         ("rediss+cluster://:${file:redis-password}@a:1,b:2?ssl_ca_certs=/etc/ca.pem", "pa/ss@word:#1"),
-        ("redis+sentinel://u:wilma-1@s:26379/main?sentinel_password=${file:redis-password}", "pa/ss:word"),
-        ("redis+sentinel://u:wilma-1@s:26379/main?sentinel_password=${PASSWORD}&timeout=1s", "pa/ss:word"),
+        ("redis+sentinel://u:${FIRST}@s:26379/main?sentinel_password=${file:redis-password}", "pa/ss:word"),
+        ("redis+sentinel://u:${FIRST}@s:26379/main?sentinel_password=${PASSWORD}&timeout=1s", "pa/ss:word"),
     ],
 )
 def test_the_passwords_of_a_store_never_show_wherever_they_come_from(
@@ -446,7 +447,7 @@ def test_the_passwords_of_a_store_never_show_wherever_they_come_from(
     (tmp_path / "redis-password").write_text(f"{secret}\n")
     file = save(tmp_path, block(SMALL) + f"state: {{store: '{store}'}}\n")
 
-    pipeline = load_pipeline(file, {"PASSWORD": secret})
+    pipeline = load_pipeline(file, {"PASSWORD": secret, "FIRST": "wilma-1"})
 
     for shown in (repr(pipeline), json.dumps(written_settings(pipeline))):
         assert secret not in shown

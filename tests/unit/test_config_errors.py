@@ -38,6 +38,7 @@ FULL: dict[str, Any] = {
         "partitioner": "murmur2",
         "start": "earliest",
         "max_record_bytes": "1MiB",
+        "max_key_bytes": "1KiB",
     },
     "features": {
         "amount": {"kind": "field", "field": "amount"},

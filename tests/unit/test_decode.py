@@ -88,6 +88,18 @@ def why(found: Message, codec: Codec = CODEC, chosen: DecodePlan = PLAN) -> tupl
     return (rejected[0].stage, rejected[0].reason) if rejected else None
 
 
+@pytest.mark.parametrize(
+    ("card", "event_id", "reason"),
+    [("c" * 8, "e" * 8, None), ("c" * 9, "e", "key_too_long"), ("c", "é" * 5, "event_id_too_long")],
+)
+def test_a_key_or_an_id_that_is_too_long_is_no_event(card: str, event_id: str, reason: str | None) -> None:
+    chosen = replace(PLAN, event_id="id", max_key_bytes=8)
+    events, rejected = run([message(CODEC, key=card.encode(), card=card, id=event_id)], chosen=chosen)
+
+    assert [(r.stage, r.reason) for r in rejected] == ([("validate", reason)] if reason else [])
+    assert len(events) == (0 if reason else 1)
+
+
 def test_good_records_become_columns_in_their_order() -> None:
     events, rejected = run(
         [message(CODEC, i, id=f"e{i}", amount=i / 2, time=GOOD_MS + i) for i in range(5, 9)]

@@ -144,8 +144,14 @@ def test_what_deserves_a_second_look_is_noted(tmp_path: Path, changes: dict[str,
 
 
 def test_secrets_are_not_in_either_form(tmp_path: Path) -> None:
-    written = {"# sasl.password: ${file:/run/secrets/kafka-password}": "sasl.password: hunter2"}
-    pipeline = load_pipeline(changed(tmp_path, {**written, "redis://": "redis://:hunter2@"}), {})
+    written = {"# sasl.password: ${file:/run/secrets/kafka-password}": "sasl.password: ${SECRET}"}
+    pipeline = load_pipeline(
+        changed(
+            tmp_path,
+            {**written, "${PENSTOCK_STORE:-redis://localhost:6379/0}": "redis://:${SECRET}@localhost:6379/0"},
+        ),
+        {"SECRET": "hunter2"},
+    )
 
     assert "hunter2" not in describe(pipeline, {})
     assert "hunter2" not in as_json(pipeline, {})
