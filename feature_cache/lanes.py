@@ -214,7 +214,7 @@ class Lanes:
                 loaded += found
             new = len(firsts) - loaded
             slots[missing] = added[which]
-        self.rows.check_lane(slots, partitions, keys)
+        self.rows.check_lane(slots, partitions)
         return slots, loaded, new
 
     def _load_or_guess(self, partition: int, wanted: Keys) -> tuple[NDArray[np.int64], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +18,10 @@ class RowsFullError(RuntimeError):
 
 class WrongLaneError(RuntimeError):
     """One entity arrived on two partitions, so its row would have two owners."""
+
+    def __init__(self, said: str, row: int) -> None:
+        super().__init__(said)
+        self.row = row  # of the batch: the event on the wrong one
 
 
 class HotRows:
@@ -104,15 +107,13 @@ class HotRows:
         for group in self.groups:
             drop_rows(group, slots)
 
-    def check_lane(
-        self, slots: NDArray[np.int64], lanes: NDArray[np.int32], keys: Keys | Sequence[bytes]
-    ) -> None:
+    def check_lane(self, slots: NDArray[np.int64], lanes: NDArray[np.int32]) -> None:
         """Raise WrongLaneError where an entity's row belongs to another lane than its event came from."""
         wrong = np.flatnonzero(self.lane[slots] != lanes)
         if len(wrong):
             i = int(wrong[0])
             raise WrongLaneError(
-                f"one entity (sha256 {hashlib.sha256(keys[i]).hexdigest()[:12]}) arrived on partitions "
-                f"{int(lanes[i])} and {int(self.lane[slots[i]])}: producers must partition by key "
-                f"(see source.partitioner)"
+                f"found an event of an entity of partition {int(self.lane[slots[i]])}, expected one of "
+                f"partition {int(lanes[i])}: producers must partition by key (see source.partitioner)",
+                i,
             )

@@ -13,6 +13,7 @@ from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
 from feature_cache.recent import apply_sequences, apply_windows
+from feature_cache.rows import WrongLaneError
 from worker.batch import Events, Features
 from worker.config import CalendarFeature
 from worker.decode import future_from_us
@@ -78,7 +79,7 @@ def enrich(
         lookup_age_ms = np.maximum(lookup_age_ms, found.age_ms)
     slots = np.full(n, -1, np.int64)
     if plan.keeps_rows:
-        slots, loaded, new = lanes.load(index_keys(events.records.keys), events.records.partition)
+        slots, loaded, new = _load(events, lanes)
         degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
         meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     for column, field in plan.fields:
@@ -95,7 +96,7 @@ def enrich(
         scalars=scalars,
         sequences=sequences,
         slots=slots,
-        is_muted=_advance(events, lanes),
+        is_muted=_advance(events, lanes, order.code),
         late=late,
         time_order=order.code,
         refused=order.refused,
@@ -104,6 +105,16 @@ def enrich(
         degradation=degradation,
         lookup_age_ms=lookup_age_ms,
     )
+
+
+def _load(events: Events, lanes: Lanes) -> tuple[NDArray[np.int64], int, int]:
+    records = events.records
+    try:
+        return lanes.load(index_keys(records.keys), records.partition)
+    except WrongLaneError as error:
+        partition, offset = int(records.partition[error.row]), int(records.offset[error.row])
+        place = f"{records.topic} partition {partition} offset {offset}"
+        raise WrongLaneError(f"{place}: {error}", error.row) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,8 +215,11 @@ def _lane_forgotten(events: Events, lanes: Lanes) -> NDArray[np.int64]:
     return forgotten_us
 
 
-def _advance(events: Events, lanes: Lanes) -> NDArray[np.bool_]:
-    """Move the lanes' watermarks; (n,) which events already have their outcome."""
+def _advance(events: Events, lanes: Lanes, order: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Move the lanes' watermarks; (n,) which events already have their outcome.
+
+    A time in the future says nothing of how far a lane has come: lookups that read it would never be stale.
+    """
     is_muted = np.zeros(len(events), np.bool_)
     for partition, next_offset in events.next_offsets.items():
         here = events.records.partition == partition
@@ -214,8 +228,10 @@ def _advance(events: Events, lanes: Lanes) -> NDArray[np.bool_]:
         if here.any():
             times_us = events.event_us[here]
             first_us = int(times_us[0])
-            # Another event of the newest time may follow: only what is before it is complete.
-            complete_us = max(complete_us, int(times_us.max()) - 1)
+            known_us = times_us[order[here] != FUTURE]
+            if len(known_us):
+                # Another event of the newest time may follow: only what is before it is complete.
+                complete_us = max(complete_us, int(known_us.max()) - 1)
             is_muted[here] = events.records.offset[here] < lanes[partition].mute_until
         lanes.advance(partition, next_offset, complete_us, first_us)
     return is_muted

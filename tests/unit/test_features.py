@@ -118,8 +118,8 @@ def test_entities_of_two_partitions_in_one_chunk_do_not_mix(plan: FeaturePlan) -
 
 
 def test_an_entity_on_two_partitions_stops_the_worker(plan: FeaturePlan) -> None:
-    with pytest.raises(WrongLaneError):
-        run(some([1, 2], keys=[b"a", b"a"], partition=[0, 1]), plan, owner(plan))
+    with pytest.raises(WrongLaneError, match=r"partition 1 offset 7: .* partition 0"):
+        run(some([1, 2], keys=[b"a", b"a"], partition=[0, 1], offset=[3, 7]), plan, owner(plan))
 
 
 def test_events_whose_outcome_is_published_are_marked_and_applied(plan: FeaturePlan) -> None:
@@ -162,6 +162,17 @@ def test_the_newest_time_is_complete_only_when_a_later_one_was_seen(plan: Featur
 
     run(some([2], offset=[4]), plan, lanes)
     assert lanes[0].complete_us == 9 * S
+
+
+def test_a_time_in_the_future_does_not_make_a_lane_complete(tmp_path: Path) -> None:
+    """Whoever looks its rows up would otherwise take them for current from then on."""
+    plan = feature_plan(pipeline(tmp_path, FEATURES, time="{future: score}"))
+    lanes = owner(plan)
+
+    found = run(some([1, 5, 9e9]), plan, lanes)
+
+    assert found.time_order.tolist() == [0, 0, 4]
+    assert lanes[0].complete_us == 5 * S - 1
 
 
 def test_a_chunk_of_only_rejected_records_moves_the_watermark(plan: FeaturePlan) -> None:

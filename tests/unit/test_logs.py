@@ -105,6 +105,6 @@ def test_an_error_that_stops_the_worker_names_no_customer() -> None:
     slots = rows.add([b"customer-4711"], 0)
 
     with pytest.raises(WrongLaneError) as stopped:
-        rows.check_lane(slots, np.array([1], np.int32), [b"customer-4711"])
+        rows.check_lane(slots, np.array([1], np.int32))
 
     assert "4711" not in str(stopped.value)

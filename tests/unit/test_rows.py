@@ -131,7 +131,7 @@ def test_an_entity_on_two_partitions_stops_with_the_setting_to_mend() -> None:
     slots = rows.add([b"a"], 0)
 
     with pytest.raises(WrongLaneError, match=r"source\.partitioner"):
-        rows.check_lane(slots, np.array([1], np.int32), [b"a"])
+        rows.check_lane(slots, np.array([1], np.int32))
 
 
 def test_a_dropped_lane_leaves_no_trace_of_its_rows() -> None:
