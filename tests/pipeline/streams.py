@@ -97,6 +97,8 @@ class Outcomes:
     alerts: dict[Place, tuple[str, str]] = field(default_factory=dict)
     dead_letters: dict[Place, str] = field(default_factory=dict)
     times_seen: Counter[Place] = field(default_factory=Counter)
+    ids: dict[Place, str] = field(default_factory=dict)
+    changed: list[Place] = field(default_factory=list)  # repeated with another score or event id
 
     @property
     def doubled(self) -> list[Place]:
@@ -186,7 +188,11 @@ class Reader:
                 self.outcomes.alerts[place] = (row["severity"], row["lifecycle"])
                 continue
             self.outcomes.times_seen[place] += 1
-            self.outcomes.scores[place] = row["score"]
+            said = (row["event_id"], row["score"])
+            first = (self.outcomes.ids.get(place), self.outcomes.scores.get(place))
+            if self.outcomes.times_seen[place] > 1 and said != first:
+                self.outcomes.changed.append(place)
+            self.outcomes.ids[place], self.outcomes.scores[place] = said
             self.outcomes.flags[place] = (row["late"], row["incomplete"], row["degraded"])
 
     def _note_dead_letters(self, messages: list[Any]) -> None:
