@@ -24,7 +24,9 @@ _KEYS_PER_MGET = 1000  # an MGET of 1,000 rows blocks the server for about a mil
 # A script with 10,000 rows of 500 B keeps a server silent for 35 ms, one with 100,000 for 200 to 700 ms.
 _BIG_ROWS = 5_000
 _BIG_BYTES = 4 << 20
-_BIG_TAKES = 20  # times as long may a big write be silent
+_BIG_TAKES = 20  # times as long may a big write be silent, and as often as it is larger than these:
+_LARGEST_ROWS = 100_000
+_LARGEST_BYTES = 64 << 20
 
 _TAKE = b"""
 local known = redis.call('GET', KEYS[1])
@@ -72,7 +74,7 @@ class RedisStore:
         self._timeout_s = timeout_s or self.address.timeout_s
         self._clock_s = clock_s
         self._connecting = threading.Lock()
-        self._clients: dict[bool, Any] = {}  # by whether they are patient
+        self._clients: dict[int, Any] = {}  # by their patience
         self._breakers: dict[str, Breaker] = {}  # by node: the other shards of a cluster can go on
 
     def take(self, lane: str, *, generation: int) -> LaneMeta:
@@ -104,10 +106,10 @@ class RedisStore:
     ) -> bool:
         prefix = _prefix(lane)
         names = [_meta_key(lane), *(prefix + key for key in keys)]
-        is_big = len(rows) > _BIG_ROWS or sum(map(len, rows)) > _BIG_BYTES
-        if is_big:
+        patience = _patience(len(rows), sum(map(len, rows)))
+        if patience > 1:
             self.ask(names[0], b"PING")  # a server that is away must not take that long to be noticed
-        return bool(self.run(_WRITE, names, [expected.encode(), new.encode(), *rows], is_big=is_big))
+        return bool(self.run(_WRITE, names, [expected.encode(), new.encode(), *rows], patience=patience))
 
     def get(self, names: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(names)
@@ -129,7 +131,7 @@ class RedisStore:
         """Indices of names that one command may ask for: at most a thousand, in a cluster of one slot."""
         slots: Iterable[Sequence[int]] = [range(len(names))]
         if self._is_cluster:
-            client, by_slot = self._client(False), dict[int, list[int]]()
+            client, by_slot = self._client(1), dict[int, list[int]]()
             for i, name in enumerate(names):
                 by_slot.setdefault(client.keyslot(name), []).append(i)
             slots = by_slot.values()
@@ -154,10 +156,12 @@ class RedisStore:
         if not self._is_cluster:
             return [None]
         self.ask(b"", b"PING")
-        return list(self._client(False).get_primaries())
+        return list(self._client(1).get_primaries())
 
-    def ask(self, key: bytes, *command: bytes, is_big: bool = False, node: Any = None) -> Any:
+    def ask(self, key: bytes, *command: bytes, patience: int = 1, node: Any = None) -> Any:
         """Send one command to the server that has this key (any server, if it is empty), or to this node.
+
+        The server may be silent `patience` times as long as usual.
 
         Sent a second time when the connection broke, as one to a server that has restarted does, and at the
         first sign of silence, which may be a busy machine. None of our commands does harm when it is done
@@ -173,13 +177,13 @@ class RedisStore:
             raise StoreUnavailableError("Redis has not answered for a while and is asked again in a moment")
         try:
             try:
-                answer = self._send(key, command, is_big, node)
+                answer = self._send(key, command, patience, node)
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 is_silence = isinstance(error, redis.TimeoutError)
                 # Kinds of ConnectionError say what a second try would say too.
-                if breaker.doubts or is_big if is_silence else type(error) is not redis.ConnectionError:
+                if breaker.doubts or patience > 1 if is_silence else type(error) is not redis.ConnectionError:
                     raise
-                answer = self._send(key, command, is_big, node)
+                answer = self._send(key, command, patience, node)
         except ERRORS as error:
             meant = explained(error, self.address.masked(f"{type(error).__name__}: {error}"))
             if was_answered(error):
@@ -193,19 +197,19 @@ class RedisStore:
         return answer
 
     def run(
-        self, script: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], *, is_big: bool = False
+        self, script: bytes, keys: Sequence[bytes], arguments: Sequence[bytes], *, patience: int = 1
     ) -> Any:
         """Run a script by its hash; a server that does not know it, as after a restart, gets all of it."""
         rest = (b"%d" % len(keys), *keys, *arguments)
         try:
             return self.ask(
-                keys[0], b"EVALSHA", hashlib.sha1(script).hexdigest().encode(), *rest, is_big=is_big
+                keys[0], b"EVALSHA", hashlib.sha1(script).hexdigest().encode(), *rest, patience=patience
             )
         except NoScriptError:
-            return self.ask(keys[0], b"EVAL", script, *rest, is_big=is_big)
+            return self.ask(keys[0], b"EVAL", script, *rest, patience=patience)
 
-    def _send(self, key: bytes, command: Sequence[bytes], is_big: bool, node: Any) -> Any:
-        client = self._client(is_big)
+    def _send(self, key: bytes, command: Sequence[bytes], patience: int, node: Any) -> Any:
+        client = self._client(patience)
         if not self._is_cluster:
             try:
                 return client.execute_command(command[0].decode(), *command[1:])
@@ -222,20 +226,30 @@ class RedisStore:
             raise
         return client.execute_command(command[0].decode(), *command[1:], target_nodes=node)
 
-    def _client(self, is_big: bool) -> Any:
+    def _client(self, patience: int) -> Any:
         with self._connecting:
-            if is_big not in self._clients:
-                timeout_s = self._timeout_s * (_BIG_TAKES if is_big else 1)
-                self._clients[is_big] = connect(self.address, timeout_s)
-            return self._clients[is_big]
+            if patience not in self._clients:
+                self._clients[patience] = connect(self.address, self._timeout_s * patience)
+            return self._clients[patience]
 
     def _breaker(self, key: bytes) -> Breaker:
-        client = self._clients.get(False)
+        client = self._clients.get(1)
         name = ""
         if key and client is not None and self._is_cluster:
             slots = client.nodes_manager.slots_cache.get(client.keyslot(key))
             name = str(slots[0].name) if slots else ""
         return self._breakers.setdefault(name, Breaker())
+
+
+def _patience(rows: int, size_bytes: int) -> int:
+    """How many times as long as usual a server may be silent over a write of this size; few different ones.
+
+    One that was given up though it was done would be sent again, whole, and given up again, for ever.
+    """
+    if rows <= _BIG_ROWS and size_bytes <= _BIG_BYTES:
+        return 1
+    times = max(-(-rows // _LARGEST_ROWS), -(-size_bytes // _LARGEST_BYTES))
+    return int(_BIG_TAKES * (1 << (times - 1).bit_length()))
 
 
 def _meta_key(lane: str) -> bytes:

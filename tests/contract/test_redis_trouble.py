@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from feature_cache.lanes import Lanes, lane_name
-from feature_cache.redis_store import RedisStore
+from feature_cache.redis_store import RedisStore, _patience
 from feature_cache.rows import HotRows
 from feature_cache.store import LaneMeta, StoreRefusedError, StoreUnavailableError
 from tests.contract.test_store import LAYOUT, new_meta, owner_of, touch
@@ -359,3 +359,20 @@ def test_a_server_with_data_of_an_older_version_can_be_taken_over() -> None:
         )
         assert store.write("g:0", taken, replace(taken, watermark=6), [], [])
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "size_bytes", "times"),
+    [
+        (5_000, 1 << 20, 1),
+        (5_001, 1, 20),
+        (10, 5 << 20, 20),
+        (100_000, 1, 20),
+        (100_001, 1, 40),
+        (300_000, 1, 80),
+        (1_000_000, 500 << 20, 320),
+    ],
+)
+def test_a_larger_write_may_take_longer(rows: int, size_bytes: int, times: int) -> None:
+    """Half a second for each hundred thousand rows was seen; five are given."""
+    assert _patience(rows, size_bytes) == times
