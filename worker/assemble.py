@@ -54,6 +54,7 @@ from worker.sink import Sink
 from worker.slo import Pace
 from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate
+from worker.timeouts import transaction_timeout_ms
 
 OpenStore = Callable[[str], Store]
 
@@ -129,7 +130,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         producer_config(
             properties,
             worker_id=transactional_id,
-            transaction_timeout_ms=pipeline.delivery.transaction_timeout_ms,
+            transaction_timeout_ms=transaction_timeout_ms(pipeline),
         ),
         pipeline=pipeline.name,
         dead_letters=pipeline.outputs.dead_letters,
@@ -146,7 +147,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         lanes=lanes,
         owned=Ownership(
             source,
-            Scout(consumer, pipeline.source.topic),
+            Scout(consumer, pipeline.source.topic, properties),
             lanes,
             SkipPolicy(
                 start_at_end=pipeline.source.start == "latest",

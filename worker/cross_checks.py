@@ -15,10 +15,10 @@ from worker.feature_types import (
     SequenceFeature,
     WindowFeature,
 )
-from worker.pipeline_types import (
-    Pipeline,
-)
+from worker.key_types import write_duration
+from worker.pipeline_types import Pipeline
 from worker.rules import RuleError, parse_rule
+from worker.timeouts import session_timeout_ms, transaction_timeout_ms
 from worker.yaml_lines import Document, KeyPath, show
 
 NUMERIC = frozenset({"boolean", "int", "long", "float", "double"})
@@ -72,6 +72,14 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     if pipeline.model is not None and not (pipeline.model.folder / "model.yaml").is_file():
         yield ("model",), f"no {pipeline.model.folder / 'model.yaml'}", "a model version in that folder"
     yield from _rules_score(pipeline)
+    timeout_ms, session_ms = pipeline.delivery.transaction_timeout_ms, session_timeout_ms(pipeline.kafka)
+    if timeout_ms is not None and timeout_ms >= session_ms:
+        found, most = write_duration(timeout_ms * 1000), write_duration(session_ms * 1000)
+        yield ("delivery", "transaction_timeout"), found, f"less than the session time-out, {most}"
+    interval_ms, timeout_ms = pipeline.delivery.commit_interval_ms, transaction_timeout_ms(pipeline)
+    if interval_ms >= timeout_ms:
+        found, most = write_duration(interval_ms * 1000), write_duration(timeout_ms * 1000)
+        yield ("delivery", "commit_interval"), found, f"less than the time-out of a transaction, {most}"
     if pipeline.kafka.static_membership and pipeline.delivery.worker_id is None:
         yield ("kafka", "static_membership"), "true", "false, or a stable delivery.worker_id beside it"
     topics = {"source.topic": pipeline.source.topic}

@@ -47,6 +47,7 @@ RESERVED_PROPERTIES: Mapping[str, str] = {
     "group.instance.id": "kafka.static_membership",
     "partition.assignment.strategy": "kafka.protocol",
     "auto.offset.reset": "source.when_skipped",
+    "isolation.level": "delivery.mode",
     "partitioner": "source.partitioner",
     "transactional.id": "delivery.worker_id",
     "transaction.timeout.ms": "delivery.transaction_timeout",
@@ -303,21 +304,15 @@ class Delivery:
     commit_interval_ms: Annotated[DurationMs, Field(ge=1)] = Field(
         default=100, description="Time between commits; in `exactly_once` it is added to the latency."
     )
-    transaction_timeout_ms: Annotated[DurationMs, Field(ge=1000)] = Field(
-        default=10_000, description="The broker aborts a transaction that is open for longer."
+    transaction_timeout_ms: Annotated[DurationMs, Field(ge=1000)] | None = Field(
+        default=None,
+        description="The broker aborts a transaction that is open for longer. Default: `10s`, and two thirds "
+        "of `session.timeout.ms` where that is less, so that it is aborted before its lanes move.",
     )
     worker_id: Text | None = Field(
         default=None,
         description="Stable name of this worker, unique in the group. Default: host and process id.",
     )
-
-    def __post_init__(self) -> None:
-        if self.transaction_timeout_ms <= self.commit_interval_ms:
-            raise wrong(
-                write_duration(self.transaction_timeout_ms * 1000),
-                f"more than commit_interval, {write_duration(self.commit_interval_ms * 1000)}",
-                "transaction_timeout",
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

@@ -18,6 +18,7 @@ from worker.native_fetch import fetch_of
 from worker.records import Records
 from worker.refusals import Refusals
 from worker.rights import unauthorized
+from worker.timeouts import SESSION_MS
 
 _METADATA_S = 10.0
 _ASK_AGAIN_S = 1.0  # how soon a refused login ends the wait for metadata
@@ -104,9 +105,7 @@ def consumer_config(
         config["group.instance.id"] = instance_id
     if protocol == "classic":
         config["partition.assignment.strategy"] = "cooperative-sticky"
-        # Default 45 s: the lanes of a worker that died would wait as long. Above any transaction's time-out,
-        # so that what it left open is aborted before its lanes move.
-        config["session.timeout.ms"] = 15_000
+        config["session.timeout.ms"] = SESSION_MS
         # Default 3 s: that long a member may not know of a rebalance, whose every step waits for all members.
         config["heartbeat.interval.ms"] = 300
     config |= {name: value for name, value in properties.items() if not name.startswith(_PRODUCER_ONLY)}

@@ -155,10 +155,10 @@ def pipelines(draw: st.DrawFn) -> dict[str, Any]:
             },
         ),
         "delivery": keys(
-            {"transaction_timeout": st.just("2h")},
+            {"commit_interval": st.integers(1, 9_999).map("{}ms".format)},
             {
+                "transaction_timeout": st.sampled_from([None, "10s", "14s"]),
                 "mode": st.sampled_from(["exactly_once", "at_least_once"]),
-                "commit_interval": whole_ms,
                 "worker_id": st.none() | texts,
             },
         ),

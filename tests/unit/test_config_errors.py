@@ -310,7 +310,11 @@ def test_a_missing_key_is_named_with_the_line_of_its_section(path: Path_) -> Non
         ("outputs.scores", "transactions", "expected a topic other than that of source.topic"),
         ("batching.eager", "yes", 'found "yes", expected true or false'),
         ("delivery.commit_interval", "1500us", "expected a duration such as 500ms, 1s or 2h, in whole milli"),
-        ("delivery.commit_interval", "10s", "found 10s, expected more than commit_interval, 10s"),
+        (
+            "delivery.commit_interval",
+            "10s",
+            "found 10s, expected less than the time-out of a transaction, 10s",
+        ),
         ("state.store", "localhost:6379", 'found "localhost:6379", expected redis://HOST:PORT/DB'),
         ("dead_letters.stop_share", 1.5, "found 1.5, expected at most 1"),
         ("admin.port", 65536, "found 65536, expected at most 65535"),
