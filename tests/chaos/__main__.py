@@ -91,7 +91,11 @@ def main() -> int:
             if arguments.plant and not result.holds:
                 break
     holds = not trouble and (
-        measured is None or not any(measured[k] for k in ("lost", "doubled", "different"))
+        measured is None
+        or (
+            measured["kill_one_of_two"]["within"]
+            and not any(measured[k] for k in ("lost", "doubled", "different"))
+        )
     )
     holds = holds and all(result.holds for result in results)
     said = summary(results, {"mode": arguments.mode, "seed": arguments.seed, "rate": arguments.rate})
