@@ -36,6 +36,7 @@ class Offsets:
     start: int  # where a group without a committed offset begins
     low: int  # the oldest that the topic still holds
     high: int  # the next one to be written
+    topic_id: str = ""  # "": not known
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Lane:
     complete_us: int
     forgotten_us: int
     starts_blind: bool  # reading starts after records nobody remembers; the first event tells since when
+    topic_id: str = ""
     uncertain: LaneMeta | None = None  # a write whose answer was lost
     is_guessing: bool = False  # some rows began from nothing because the store was away
 
@@ -119,7 +121,9 @@ class Lanes:
         return (
             _has_state(durable, offsets)
             and durable.layout == self._fingerprint
-            and offsets.low <= durable.watermark <= self._mute_until(durable, offsets)
+            and offsets.low <= durable.watermark
+            # Never None here: there is state.
+            and durable.watermark <= (committed_offset(durable, offsets) or 0)
         )
 
     def begin(
@@ -144,7 +148,8 @@ class Lanes:
             The offset to read from. Events below `Lane.mute_until` only bring the rows up to date.
         """
         self.rows.drop_lane(partition)
-        mute_until = self._mute_until(durable, offsets)
+        committed = committed_offset(durable, offsets)
+        mute_until = offsets.start if committed is None else committed
         usable = self.is_usable(durable, offsets)
         forgotten_us, is_blind = NEVER_US, False
         if usable:
@@ -155,7 +160,7 @@ class Lanes:
             begin, forgotten_us = rebuild_from
             is_blind = forgotten_us == FOREVER_US
         else:
-            begin = offsets.start if _committed(durable, offsets) is None else offsets.low
+            begin = offsets.start if committed is None else offsets.low
             is_blind = begin > 0
         self._owned[partition] = Lane(
             name=lane_name(self._group, self._topic, partition),
@@ -167,12 +172,9 @@ class Lanes:
             complete_us=durable.complete_us if usable else NEVER_US,
             forgotten_us=NEVER_US if is_blind else forgotten_us,
             starts_blind=is_blind,
+            topic_id=offsets.topic_id or (durable.topic_id if usable else ""),
         )
         return begin
-
-    def _mute_until(self, durable: LaneMeta, offsets: Offsets) -> int:
-        committed = _committed(durable, offsets)
-        return offsets.start if committed is None else committed
 
     def drop(self, partition: int) -> None:
         """Give up a lane and its rows in memory."""
@@ -305,6 +307,7 @@ class Lanes:
             complete_us=lane.complete_us,
             forgotten_us=FOREVER_US if lane.starts_blind else lane.forgotten_us,
             layout=self._fingerprint,
+            topic_id=lane.topic_id,
         )
         if not len(slots) and new == lane.durable:
             return 0
@@ -331,12 +334,14 @@ class Lanes:
 
 
 def _has_state(durable: LaneMeta, offsets: Offsets) -> bool:
-    # A topic made anew is shorter than what was stored of the old one, which then says nothing.
-    return durable.watermark != NOTHING and durable.watermark <= offsets.high
+    # What was stored of a topic says nothing of one that was made anew under its name, which has another id,
+    # and where ids are not known is at least as long only by chance.
+    is_other = durable.topic_id and offsets.topic_id and durable.topic_id != offsets.topic_id
+    return not is_other and durable.watermark != NOTHING and durable.watermark <= offsets.high
 
 
-def _committed(durable: LaneMeta, offsets: Offsets) -> int | None:
-    """Up to where outcomes are published, as far as anybody knows."""
+def committed_offset(durable: LaneMeta, offsets: Offsets) -> int | None:
+    """Up to where outcomes are published, as far as anybody knows; None: the group has not begun."""
     if offsets.committed is not None and offsets.committed <= offsets.high:
         return offsets.committed
     # The group's offsets expired, or are of a topic since made anew: rows are never ahead of a commit.

@@ -27,17 +27,20 @@ class LaneMeta:
     complete_us: int = NEVER_US  # every event up to this event time has been applied
     forgotten_us: int = NEVER_US  # nothing at or before this event time was ever seen
     layout: str = ""  # fingerprint of the rows
+    topic_id: str = ""  # of the topic that the rows were made from: one made anew has another; "": not known
     owner: str = ""  # made up at each take: tells two of the same epoch apart, as a failover may leave behind
 
     def encode(self) -> bytes:
         """The stored form, readable in redis-cli."""
         numbers = (self.epoch, self.generation, self.watermark, self.complete_us, self.forgotten_us)
-        return " ".join([*map(str, numbers), self.layout, self.owner]).encode()
+        rows = f"{self.layout}/{self.topic_id}" if self.topic_id else self.layout
+        return " ".join([*map(str, numbers), rows, self.owner]).encode()
 
     @staticmethod
     def decode(stored: bytes) -> LaneMeta:
         """Inverse of encode."""
-        epoch, generation, watermark, complete, forgotten, layout, *owner = stored.decode().split(" ")
+        epoch, generation, watermark, complete, forgotten, rows, *owner = stored.decode().split(" ")
+        layout, _, topic_id = rows.partition("/")
         return LaneMeta(
             epoch=int(epoch),
             generation=int(generation),
@@ -45,6 +48,7 @@ class LaneMeta:
             complete_us=int(complete),
             forgotten_us=int(forgotten),
             layout=layout,
+            topic_id=topic_id,
             owner="".join(owner),  # nothing in what version 0.1.0 stored
         )
 

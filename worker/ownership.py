@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 from confluent_kafka import KafkaException
 
-from feature_cache.lanes import Lanes, Offsets
+from feature_cache.lanes import Lanes, Offsets, committed_offset
 from feature_cache.store import LaneMeta, StoreUnavailableError
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
@@ -36,6 +36,7 @@ class SkipPolicy:
 class _Found:
     """What Kafka and the store say of a lane that is ours now."""
 
+    take: int  # the number of the take that asked
     durable: LaneMeta
     offsets: Offsets
     rebuild_from: tuple[int, int] | None
@@ -70,11 +71,15 @@ class Ownership:
         self._undecided_times = 0  # in a row
         self._log = structlog.get_logger(pipeline=meter.pipeline)
         self.topic_partitions = 0  # of the whole topic, when lanes were last taken
-        self._untaken: set[int] = set()
+        self._untaken: dict[
+            int, int
+        ] = {}  # partition to the number of its take: what was found is of that one
+        self._takes = 0
+        self._first_starts: dict[int, int] = {}  # where partitions without a committed offset began
+        self._to_commit: dict[int, int] = {}  # of these, which nobody was told to commit yet
         self._starting: dict[int, int] = {}  # partition to the offset to read from
         self._resting: set[int] = set()
         self._finding: Future[dict[int, _Found]] | None = None
-        self._is_outdated = False  # what is being found out is about partitions as they no longer are
         self._due_ms = 0.0
         self._pause_ms = _PAUSE_MS
         self._asked_ms: float | None = None  # since when nothing has answered for the first time
@@ -92,7 +97,7 @@ class Ownership:
 
     def assigned(self) -> set[int]:
         """Every partition that is ours, read or not."""
-        return self._untaken | set(self._lanes.partitions())
+        return set(self._untaken) | set(self._lanes.partitions())
 
     def take(self, partitions: Iterable[int], not_before_ms: float = 0.0) -> None:
         """Begin these partitions anew: forget what is in memory of them, and find out what is true.
@@ -104,10 +109,17 @@ class Ownership:
             self._lanes.drop(partition)
             self._starting.pop(partition, None)
             self._resting.discard(partition)
-            self._untaken.add(partition)
+            self._takes += 1
+            self._untaken[partition] = self._takes
         self._source.hold(self._untaken)
-        self._is_outdated = True
         self._due_ms = max(self._due_ms, not_before_ms)
+
+    def to_commit(self) -> dict[int, int]:
+        """Partitions that begin at the end of the topic, and where: commit that, or a later owner, for whom
+        the end is further on, would leave out what came in between. Each is told once a take.
+        """
+        told, self._to_commit = self._to_commit, {}
+        return told
 
     def give_up(self, partitions: Iterable[int]) -> None:
         """These partitions are no longer ours."""
@@ -115,8 +127,9 @@ class Ownership:
             self._lanes.drop(partition)
             self._starting.pop(partition, None)
             self._resting.discard(partition)
-            self._untaken.discard(partition)
-        self._is_outdated = True
+            self._untaken.pop(partition, None)
+            self._first_starts.pop(partition, None)
+            self._to_commit.pop(partition, None)
 
     def rest(self, not_before_ms: float = 0.0) -> None:
         """The store, or what else reading needs, is away: read nothing; what is in memory stays right.
@@ -159,31 +172,42 @@ class Ownership:
             finding, self._finding = self._finding, None
             found = finding.result()
             self._answered, self._pause_ms, self._undecided_times = True, _PAUSE_MS, 0
-            if not self._is_outdated:
-                for partition in sorted(self._untaken & found.keys()):
+            for partition, take in sorted(self._untaken.items()):
+                if partition in found and found[partition].take == take:
                     self._begin(partition, found[partition])
         if self._finding is None and self._untaken:
             self._asked_ms = now_ms if self._asked_ms is None else self._asked_ms
-            self._is_outdated = False
-            wanted = sorted(self._untaken)
+            wanted = dict(sorted(self._untaken.items()))
             self._finding = in_background(lambda: self._find(wanted), "take lanes")
 
-    def _find(self, partitions: list[int]) -> dict[int, _Found]:
-        """Ask Kafka and the store; runs beside the loop and changes nothing here."""
+    def _find(self, wanted: dict[int, int]) -> dict[int, _Found]:
+        """Ask Kafka and the store; runs beside the loop and changes nothing here.
+
+        Args:
+            wanted: partition to the number of its take.
+        """
         committed = self._scout.committed()
         self.topic_partitions = len(committed)
+        topic_id = self._scout.topic_id()
         found = {}
-        for partition in partitions:
+        for partition, take in wanted.items():
+            if self._untaken.get(partition) != take:
+                continue  # somebody else's by now, whom raising the epoch would fence
             low, high = self._scout.bounds(partition)
+            at_end = min(self._first_starts.get(partition, high), high)
             offsets = Offsets(
                 committed=committed[partition],
-                start=high if self._policy.start_at_end else low,
+                start=at_end if self._policy.start_at_end else low,
                 low=low,
                 high=high,
+                topic_id=topic_id,
             )
             durable = self._lanes.claim(partition, self._wall_ms())
             found[partition] = _Found(
-                durable=durable, offsets=offsets, rebuild_from=self._rebuild_from(partition, durable, offsets)
+                take=take,
+                durable=durable,
+                offsets=offsets,
+                rebuild_from=self._rebuild_from(partition, durable, offsets),
             )
         return found
 
@@ -196,11 +220,13 @@ class Ownership:
         return self._rebuild_start(partition, committed, offsets.low)
 
     def _begin(self, partition: int, found: _Found) -> None:
-        self._check_skipped(partition, found.offsets)
+        self._check_skipped(partition, found)
         begin = self._lanes.begin(
             partition, found.durable, found.offsets, self._wall_ms(), found.rebuild_from
         )
-        self._untaken.discard(partition)
+        if self._policy.start_at_end and committed_offset(found.durable, found.offsets) is None:
+            self._first_starts[partition] = self._to_commit[partition] = found.offsets.start
+        del self._untaken[partition]
         self._starting[partition] = begin
         lane = self._lanes[partition]
         self._log.info(
@@ -211,15 +237,17 @@ class Ownership:
             epoch=lane.durable.epoch,
         )
 
-    def _check_skipped(self, partition: int, offsets: Offsets) -> None:
-        if offsets.committed is None or offsets.committed >= offsets.low:
+    def _check_skipped(self, partition: int, found: _Found) -> None:
+        # Where the group's offsets have expired, the store still knows up to where there are outcomes.
+        committed, low = committed_offset(found.durable, found.offsets), found.offsets.low
+        if committed is None or committed >= low:
             return
-        skipped = offsets.low - offsets.committed
+        skipped = low - committed
         if not self._policy.may_skip:
             raise StopWorker(
                 Exit.KAFKA,
-                f"partition {partition}: this group had read up to offset {offsets.committed}, and retention "
-                f"has removed everything before {offsets.low} from the topic: {skipped} offsets would get no "
+                f"partition {partition}: this group had read up to offset {committed}, and retention "
+                f"has removed everything before {low} from the topic: {skipped} offsets would get no "
                 f"outcome. To go on without them, counted, set source.when_skipped: skip_and_count",
             )
         self._meter.skipped(partition, skipped)

@@ -150,6 +150,8 @@ class Worker:
             line.owned.rest()
         elif line.sink.is_ready():
             line.owned.turn(self._now_ms())
+            for partition, start in line.owned.to_commit().items():
+                self._pending.setdefault(partition, start)
         is_hurried = not line.owned.is_settled and not self.is_paused
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()

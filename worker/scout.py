@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
@@ -26,8 +35,16 @@ class Scout:
     consume() on the same one (confluent-kafka 2.16.1: the first answer came when that loop ended).
     """
 
-    def __init__(self, config: dict[str, Any], topic: str) -> None:
+    def __init__(self, config: dict[str, Any], topic: str, any_client: dict[str, Any]) -> None:
+        """Open nothing yet.
+
+        Args:
+            config: of a consumer of the group.
+            topic: the input topic.
+            any_client: what any client needs to be let in.
+        """
         self._config = config
+        self._any_client = any_client
         self._topic = topic
         self._client: Any = None  # opened when first needed
 
@@ -65,6 +82,19 @@ class Scout:
             (low,) = offsets_at(client, self._topic, [partition], OFFSET_BEGINNING, _TIMEOUT_S)
             (high,) = offsets_at(client, self._topic, [partition], OFFSET_END, _TIMEOUT_S)
         return low, high
+
+    def topic_id(self) -> str:
+        """What tells this topic from any other that has or had its name; "" where the broker knows no ids.
+
+        Raises:
+            KafkaException: no answer in time.
+        """
+        with self._asking() as client:
+            if client.list_topics(self._topic, timeout=_TIMEOUT_S).controller_id < 0:
+                return ""  # librdkafka's own broker, which never answers this question
+        admin = AdminClient({**self._any_client, "log_level": 0})
+        asked = admin.describe_topics(TopicCollection([self._topic]), request_timeout=_TIMEOUT_S)
+        return str(asked[self._topic].result(_TIMEOUT_S + 1).topic_id)
 
     @contextmanager
     def _asking(self) -> Iterator[Any]:

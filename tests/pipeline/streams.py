@@ -226,11 +226,15 @@ class Stream:
 
 
 def undisturbed(
-    kafka: str, env: dict[str, str], folder: Path, values: tuple[list[bytes], list[bytes]]
+    kafka: str,
+    env: dict[str, str],
+    folder: Path,
+    values: tuple[list[bytes], list[bytes]],
+    partitions: int = PARTITIONS,
 ) -> Outcomes:
     """What one worker that nobody disturbs gives for the same records."""
     prefix = f"calm-{time.time_ns()}."
-    create_topics(kafka, topics_of(prefix, PARTITIONS))
+    create_topics(kafka, topics_of(prefix, partitions))
     fill(kafka, f"{prefix}transactions", *values)
     calm = folder / "calm"
     calm.mkdir()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from benchmarks.workers import create_topics, running, start_worker, topics_of
@@ -134,27 +137,38 @@ def cut(kafka: str, topic: str, partition: int, before: int) -> None:
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip_and_count"])
+@pytest.mark.parametrize("when", ["away", "standing still", "away, and the group has forgotten its offsets"])
 def test_records_that_retention_removed_unread_are_never_skipped_in_silence(
-    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path, policy: str
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path, policy: str, when: str
 ) -> None:
     create_topics(kafka_bootstrap, topics_of(topic_prefix, 1))
     topic = f"{topic_prefix}transactions"
     env = services(kafka_bootstrap, redis_url)
-    file = alone(tmp_path, topic_prefix, source={"when_skipped": policy})
+    file = alone(tmp_path, topic_prefix, source={"when_skipped": policy}, state={"write_interval": "50ms"})
     keys, values = transactions(600, seed=23)
     reader = Reader(kafka_bootstrap, topic_prefix)
     fill(kafka_bootstrap, topic, keys[:200], values[:200])
-    with running([[file]], tmp_path, env):
-        reader.read_all(200)
-
-    fill(kafka_bootstrap, topic, keys[200:], values[200:])
-    cut(kafka_bootstrap, topic, 0, 300)
-    worker = start_worker([file], tmp_path / "second.log", env)
+    worker = start_worker([file], tmp_path / "worker.log", env)
     try:
+        reader.read_all(200)
+        if when == "standing still":
+            os.kill(worker.process.pid, signal.SIGSTOP)
+        else:
+            worker.stop()
+        if "forgotten" in when:
+            admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+            admin.delete_consumer_groups([f"{topic_prefix}fraud"])[f"{topic_prefix}fraud"].result(30)
+        fill(kafka_bootstrap, topic, keys[200:], values[200:])
+        cut(kafka_bootstrap, topic, 0, 300)
+        if when == "standing still":
+            os.kill(worker.process.pid, signal.SIGCONT)
+        else:
+            worker = start_worker([file], tmp_path / "second.log", env)
         if policy == "stop":
             code = worker.process.wait(WITHIN_S)
         else:
             found = reader.read_all(500)
+            skipped = re.findall(r"^penstock_skipped_total\S* (\S+)", worker.metrics(), re.MULTILINE)
     finally:
         worker.process.kill()
         worker.process.wait(10)
@@ -167,6 +181,74 @@ def test_records_that_retention_removed_unread_are_never_skipped_in_silence(
     assert sorted(found.times_seen) == [(0, offset) for offset in [*range(200), *range(300, 600)]]
     assert all(found.flags[(0, offset)][1] for offset in range(300, 600)), "the gap makes windows incomplete"
     assert '"offsets": 100' in worker.log.read_text()
+    assert skipped == ["100.0"]
+
+
+def test_a_topic_made_anew_is_begun_anew_however_long_it_is_by_then(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """What the store remembers of the old one would pass for progress in the new one."""
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 1))
+    topic = f"{topic_prefix}transactions"
+    env = services(kafka_bootstrap, redis_url)
+    file = alone(tmp_path, topic_prefix)
+    keys, values = transactions(900, seed=31)
+    fill(kafka_bootstrap, topic, keys[:300], values[:300])
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    with running([[file]], tmp_path, env):
+        reader.read_all(300)
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+    admin.delete_topics([topic])[topic].result(30)
+    wait_until_gone(admin, topic)
+    create_topics(kafka_bootstrap, {topic: 1})
+    fill(kafka_bootstrap, topic, keys[300:], values[300:])
+    calm = undisturbed(kafka_bootstrap, env, tmp_path, (keys[300:], values[300:]), partitions=1)
+
+    with running([[file]], tmp_path, env):
+        found = reader.read_until(lambda found: found.times_seen.total() >= 900)
+    reader.close()
+
+    assert [found.times_seen[(0, offset)] for offset in range(600)] == [2] * 300 + [1] * 300
+    assert found.scores == calm.scores
+
+
+def wait_until_gone(admin: AdminClient, topic: str) -> None:
+    """A topic that was deleted may be listed for a moment."""
+    deadline_s = time.monotonic() + 30
+    while topic in admin.list_topics(timeout=10).topics:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_a_group_that_begins_at_the_latest_event_keeps_to_where_it_began(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Records that come while nobody runs are not before the beginning of one that ran before."""
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 1))
+    topic = f"{topic_prefix}transactions"
+    env = services(kafka_bootstrap, redis_url)
+    file = alone(tmp_path, topic_prefix, source={"start": "latest"})
+    keys, values = transactions(500, seed=32)
+    fill(kafka_bootstrap, topic, keys[:200], values[:200])
+    group = Consumer({"bootstrap.servers": kafka_bootstrap, "group.id": f"{topic_prefix}fraud"})
+    worker = start_worker([file], tmp_path / "first.log", env)
+    try:
+        deadline_s = time.monotonic() + WITHIN_S
+        while group.committed([TopicPartition(topic, 0)], timeout=10)[0].offset != 200:
+            assert time.monotonic() < deadline_s, worker.tail()
+            time.sleep(0.1)
+    finally:
+        worker.process.kill()
+        worker.process.wait(10)
+        group.close()
+    fill(kafka_bootstrap, topic, keys[200:], values[200:])
+
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    with running([[file]], tmp_path, env):
+        found = reader.read_all(300)
+    reader.close()
+
+    assert sorted(found.times_seen) == [(0, offset) for offset in range(200, 500)]
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_cache.lanes import Lanes, lane_name
+from feature_cache.lanes import Lanes, Offsets, committed_offset, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import CorruptRowError, pack
 from feature_cache.recent import apply_windows
@@ -191,6 +191,35 @@ def test_when_the_groups_offsets_have_expired_the_rows_say_what_was_done() -> No
 
     assert take(owner, committed=None, start=12) == 5
     assert owner[PARTITION].mute_until == 5
+
+
+def test_what_is_stored_of_a_topic_says_nothing_of_one_made_anew() -> None:
+    offsets = Offsets(committed=None, start=0, low=0, high=100, topic_id="new")
+    stored = LaneMeta(epoch=1, generation=1, watermark=40, layout=LAYOUT.fingerprint, topic_id="new")
+    owner = lanes(MemoryStore())
+
+    assert committed_offset(stored, offsets) == 40
+    assert owner.is_usable(stored, offsets)
+    old = replace(stored, topic_id="old")
+    assert committed_offset(old, offsets) is None
+    assert not owner.is_usable(old, offsets)
+    assert owner.begin(PARTITION, old, offsets, 1000) == 0
+    for known, asked in (("", "new"), ("old", "")):  # of 0.1.0, or of a broker that knows no ids
+        assert owner.is_usable(replace(stored, topic_id=known), replace(offsets, topic_id=asked))
+
+
+def test_the_topic_that_rows_were_made_from_is_stored_with_them() -> None:
+    store = MemoryStore()
+    owner = lanes(store)
+    offsets = Offsets(committed=0, start=0, low=0, high=100, topic_id="id-7_x")
+    owner.begin(PARTITION, owner.claim(PARTITION, 1), offsets, 1)
+    apply(owner, [(b"a", 5, 1.0)], 0, 1)
+    owner.write(PARTITION)
+
+    meta = store.meta(LANE)
+    assert meta is not None
+    assert meta.topic_id == "id-7_x"
+    assert LaneMeta.decode(meta.encode()) == meta
 
 
 def test_when_the_offsets_have_expired_a_rebuild_skips_nothing_that_had_no_outcome() -> None:
