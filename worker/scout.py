@@ -21,6 +21,7 @@ from worker.background import in_background
 from worker.exits import Exit, StopWorker
 
 _TIMEOUT_S = 10.0
+_WITHOUT_IDS = "mockCluster"  # librdkafka's own broker: it never answers what a topic's id is
 _MADE_FOR = "partitions="  # in the metadata of every commit: the topic's partition count
 
 
@@ -90,8 +91,9 @@ class Scout:
             KafkaException: no answer in time.
         """
         with self._asking() as client:
-            if client.list_topics(self._topic, timeout=_TIMEOUT_S).controller_id < 0:
-                return ""  # librdkafka's own broker, which never answers this question
+            known = client.list_topics(self._topic, timeout=_TIMEOUT_S)
+        if known.cluster_id.startswith(_WITHOUT_IDS):
+            return ""
         admin = AdminClient({**self._any_client, "log_level": 0})
         asked = admin.describe_topics(TopicCollection([self._topic]), request_timeout=_TIMEOUT_S)
         return str(asked[self._topic].result(_TIMEOUT_S + 1).topic_id)
