@@ -30,6 +30,7 @@ class CorruptRowError(ValueError):
 def _pack_group(slots: Any, cursor: Any, words: Any, alias: Any, times: Any, values: Any, held: Any) -> None:
     """Write one group of each row at its cursor (in words) and move the cursor on."""
     channels = values.shape[1]
+    flat = values.reshape(-1)
     per_word = 8 // alias.itemsize
     for i in range(slots.shape[0]):
         row = held[slots[i]]
@@ -38,15 +39,11 @@ def _pack_group(slots: Any, cursor: Any, words: Any, alias: Any, times: Any, val
         words[at] = n
         words[at + 1] = row.forgotten
         at += 2
-        for j in range(n):
-            words[at + j] = times[first + j]
+        words[at : at + n] = times[first : first + n]
         at += n
-        to = at * per_word
-        for j in range(n):
-            for c in range(channels):
-                alias[to] = values[first + j, c]
-                to += 1
-        cursor[i] = at + (n * channels + per_word - 1) // per_word
+        to, cells = at * per_word, n * channels
+        alias[to : to + cells] = flat[first * channels : first * channels + cells]
+        cursor[i] = at + (cells + per_word - 1) // per_word
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -71,6 +68,7 @@ def _unpack_group(
 ) -> None:
     """Read one group of each row, which has room for it, from its cursor and move the cursor on."""
     channels = values.shape[1]
+    flat = values.reshape(-1)
     per_word = 8 // alias.itemsize
     for i in range(slots.shape[0]):
         row = held[slots[i]]
@@ -78,15 +76,11 @@ def _unpack_group(
         at = cursor[i]
         row.forgotten = words[at + 1]
         at += 2
-        for j in range(n):
-            times[first + j] = words[at + j]
+        times[first : first + n] = words[at : at + n]
         at += n
-        source = at * per_word
-        for j in range(n):
-            for c in range(channels):
-                values[first + j, c] = alias[source]
-                source += 1
-        cursor[i] = at + (n * channels + per_word - 1) // per_word
+        source, cells = at * per_word, n * channels
+        flat[first * channels : first * channels + cells] = alias[source : source + cells]
+        cursor[i] = at + (cells + per_word - 1) // per_word
 
 
 def pack(rows: Any, slots: NDArray[np.int64], generation: int) -> list[bytes]:
