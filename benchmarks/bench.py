@@ -29,6 +29,7 @@ from tests.services import kafka_address, redis_address
 HERE = Path(__file__).parent
 PARTITIONS = 4
 MODES = ("verify", "throughput", "latency")
+HALF = "half"  # latency at half of what penstock can carry, as measured in the same run
 WARM = 2000  # events before the stop watch of a latency run
 AT_LEAST_ONCE = {"delivery": {"mode": "at_least_once"}}
 EXACTLY_ONCE = {"delivery": {"mode": "exactly_once", "commit_interval": "100ms"}}
@@ -56,9 +57,9 @@ def _penstock(job: str, *sections: dict[str, Any], modes: tuple[str, ...] = ("th
 
 
 CONTENDERS = {
-    "passthrough": Contender(program="peer_passthrough.py", family="ck"),
-    "penstock": _penstock("peers", AT_LEAST_ONCE, WINDOW, modes=MODES),
-    "penstock-nowait": _penstock("peers", AT_LEAST_ONCE, NO_WINDOW, modes=MODES),
+    "passthrough": Contender(program="peer_passthrough.py", family="ck", modes=(*MODES, HALF)),
+    "penstock": _penstock("peers", AT_LEAST_ONCE, WINDOW, modes=(*MODES, HALF)),
+    "penstock-nowait": _penstock("peers", AT_LEAST_ONCE, NO_WINDOW, modes=(*MODES, HALF)),
     "penstock-exactly-once": _penstock("peers", EXACTLY_ONCE, WINDOW),
     "penstock-fraud": _penstock("fraud", AT_LEAST_ONCE, WINDOW),
     "penstock-fraud-exactly-once": _penstock("fraud", EXACTLY_ONCE, WINDOW),
@@ -253,6 +254,10 @@ def medians(results: Sequence[Result]) -> dict[str, dict[str, float]]:
         "p99_ms": ("latency", "p99_ms"),
         "p999_ms": ("latency", "p999_ms"),
         "paced_cpu_us_per_event": ("latency", "cpu_us_per_event"),
+        "half_rate": (HALF, "rate"),
+        "half_p50_ms": (HALF, "p50_ms"),
+        "half_p99_ms": (HALF, "p99_ms"),
+        "half_p999_ms": (HALF, "p999_ms"),
     }
     found: dict[str, dict[str, float]] = {}
     for figure, (mode, key) in figures.items():
@@ -262,6 +267,16 @@ def medians(results: Sequence[Result]) -> dict[str, dict[str, float]]:
                 by_name.setdefault(result["peer"], []).append(result[key])
         found[figure] = {name: round(statistics.median(values), 3) for name, values in by_name.items()}
     return found
+
+
+def half_of_saturation(results: Sequence[Result]) -> float:
+    """Events a second; RuntimeError when penstock's throughput was not measured before."""
+    carried = medians(results)["events_per_s"].get("penstock")
+    if carried is None:
+        raise RuntimeError(
+            "mode half needs the throughput of penstock from the same run: --modes throughput,half"
+        )
+    return round(carried / 2, -3)
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
@@ -282,6 +297,9 @@ def table(figures: dict[str, dict[str, float]]) -> str:
         ]
         if any(cell.strip() != "-" for cell in cells):
             lines.append(f"{name:<28}" + "".join(cells))
+    for name, rate in figures["half_rate"].items():
+        p50, p99, p999 = (figures[f"half_{p}_ms"][name] for p in ("p50", "p99", "p999"))
+        lines.append(f"{name:<28}at {rate:,.0f} events/s: p50 {p50:.1f}, p99 {p99:.1f}, p99.9 {p999:.1f} ms")
     return "\n".join(lines)
 
 
@@ -293,7 +311,7 @@ def main() -> int:
     """Measure, print the table, write benchmarks/results/NAME.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(CONTENDERS), help="some of: default all")
-    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--modes", default=",".join((*MODES, HALF)), help="some of: default all")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--events", type=int, default=200_000, help="of a throughput run")
     parser.add_argument("--rate", type=float, default=2000.0, help="events a second of a latency run")
@@ -320,6 +338,13 @@ def main() -> int:
             "latency": (
                 arguments.repetitions,
                 lambda name: latency(rig, name, arguments.rate, arguments.seconds),
+            ),
+            HALF: (
+                arguments.repetitions,
+                lambda name: {
+                    **latency(rig, name, half_of_saturation(results), arguments.seconds),
+                    "mode": HALF,
+                },
             ),
         }
         try:
