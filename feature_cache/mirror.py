@@ -59,9 +59,15 @@ class Mirror:
         self._make_room(len(keys))
         slots = self.rows.find(keys)
         complete_us, forgotten_us = (np.full(len(keys), NEVER_US, np.int64) for _ in range(2))
-        for lane in np.unique(lanes).tolist():
+        asked = np.unique(lanes).tolist()
+        # One command for all lanes: in most batches that is all there is to ask.
+        stored = self._store.metas([lane_name(*self._owner, lane) for lane in asked])
+        for lane, now in zip(asked, stored, strict=True):
             here = np.flatnonzero(lanes == lane)
-            meta = self._refresh(lane, here, keys, slots)
+            if now is not None and now == self._meta.get(lane) and (slots[here] >= 0).all():
+                meta: LaneMeta | None = now
+            else:
+                meta = self._refresh(lane, here, keys, slots)
             if meta is not None:
                 complete_us[here], forgotten_us[here] = meta.complete_us, meta.forgotten_us
         return np.where(self._is_absent[slots], -1, slots), complete_us, forgotten_us

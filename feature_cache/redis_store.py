@@ -88,6 +88,10 @@ class RedisStore:
         stored = cast("bytes | None", self.ask(_meta_key(lane), b"GET", _meta_key(lane)))
         return None if stored is None else LaneMeta.decode(stored)
 
+    def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
+        stored = self.get([_meta_key(lane) for lane in lanes])
+        return [None if meta is None else LaneMeta.decode(meta) for meta in stored]
+
     def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
         prefix, meta_key = _prefix(lane), _meta_key(lane)
         rows: list[bytes | None] = []

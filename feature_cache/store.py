@@ -62,6 +62,9 @@ class Store(Protocol):
     def meta(self, lane: str) -> LaneMeta | None:
         """What is stored of the lane now; None when nothing is."""
 
+    def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
+        """What `meta` says of each, in as few commands as can be; each as of some moment of the call."""
+
     def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
         """The lane's meta and these entities' packed rows (None: there is none), as of one instant."""
 
@@ -109,6 +112,10 @@ class MemoryStore:
     def meta(self, lane: str) -> LaneMeta | None:
         with self._lock:
             return self._meta.get(lane)
+
+    def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
+        with self._lock:
+            return list(map(self._meta.get, lanes))
 
     def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
         with self._lock:

@@ -60,6 +60,16 @@ def test_a_lane_never_taken_has_nothing(store: Store, lane: str) -> None:
     assert store.read(lane, []) == (None, [])
 
 
+def test_the_metas_of_many_lanes_are_those_of_each(store: Store, lane: str) -> None:
+    lanes = [f"{lane}{i}" for i in range(5)]
+    for each in lanes[::2]:
+        store.take(each, generation=3)
+
+    assert store.metas(lanes) == [store.meta(each) for each in lanes]
+    assert [meta is None for meta in store.metas(lanes)] == [False, True, False, True, False]
+    assert store.metas([]) == []
+
+
 def test_each_take_raises_the_epoch_and_keeps_the_rest(store: Store, lane: str) -> None:
     first = store.take(lane, generation=7)
     second = store.take(lane, generation=8)

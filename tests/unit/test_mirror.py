@@ -31,9 +31,11 @@ class CountingStore(MemoryStore):
     """A store in memory that counts the rows it was asked for."""
 
     asked = 0
+    reads = 0
 
     def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
         self.asked += len(keys)
+        self.reads += 1
         return super().read(lane, keys)
 
 
@@ -111,11 +113,12 @@ def test_while_a_lane_stays_as_it_is_no_row_is_read_twice() -> None:
         owner.write(key, 5)
 
     first = read(kept, KEYS)
-    asked = store.asked
+    asked, reads = store.asked, store.reads
     again = read(kept, KEYS)
 
     assert first == again == [(5, 5)] * 4 + [(0, 5)] * 2
     assert store.asked == asked, "keys without a row are remembered too"
+    assert store.reads == reads, "all metas came in one command"
     owner.write(KEYS[0], 9)
     assert read(kept, KEYS)[:3] == [(9, 9), (5, 5), (5, 9)]
 
