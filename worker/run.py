@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -39,12 +39,23 @@ HEAL_EVERY_MS = 500.0
 ASK_REGISTRY_EVERY_MS = 1000.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
+HELD_AT_MOST = 4  # scored batches that wait for a commit to end before they are sent
 SAME_TROUBLE_TIMES = 5  # recoveries in a row without a commit between them: waiting does not mend it
 SAME_TROUBLE_MS = 60_000.0  # later than this after the last one, it is a new trouble
 
 
 class _StopAskedError(Exception):
     """Asked to stop while waiting; the events at hand have not been applied and will be read again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Scored:
+    """A batch that is ready to be published."""
+
+    batch: Batch
+    scores: NDArray[np.float32] | None  # None: the pipeline has no model, or the batch no event
+    decisions: Decisions | None
+    rejected: list[Rejected]
 
 
 class Worker:
@@ -62,6 +73,7 @@ class Worker:
         self._log = structlog.get_logger(pipeline=line.name)
         self._pending: dict[int, int] = {}  # partition to next offset: published, not committed
         self._ending: dict[int, int] = {}  # the same, in a commit that is under way
+        self._held: list[_Scored] = []  # scored while a commit is under way, and not published yet
         self._lag = Lag(line.source, line.lanes, line.meter)
         self._commit_due_ms = 0.0
         self._write_due_ms = 0.0
@@ -138,6 +150,7 @@ class Worker:
         line.meter.recovered(type(error).__name__)
         line.batcher.clear()
         self._pending, self._ending = {}, {}
+        self._held.clear()
         line.sink.abort()
         is_member = getattr(error, "is_member", True)
         not_before_ms = 0.0 if is_member else self._now_ms() + HEAR_FROM_GROUP_MS
@@ -178,6 +191,8 @@ class Worker:
         if reason is not None:
             self._score(line.batcher.take(), reason)
             line.batcher.done(asked_ms, polled_ms, self._now_ms())
+        if self._held and (line.source.is_drained or not line.sink.is_committing()):
+            self._publish_held()
         if not line.batcher.is_waiting and self._now_ms() >= self._commit_due_ms:
             self._commit()
 
@@ -213,24 +228,40 @@ class Worker:
             self._commit()
 
     def _score(self, batch: Batch, reason: str) -> None:
-        """Score, decide and publish one batch; its offsets then wait for the commit."""
+        """Score and decide one batch; publish it, unless a commit is under way and more is at hand."""
         line = self.line
+        scores = decisions = None
+        rejected: list[Rejected] = []
         if line.scorer is not None and len(batch):
-            with self.line.meter.timed("infer"):
+            with line.meter.timed("infer"):
                 scored = line.scorer.score(batch.features, self._now_ms())
             scores = scored.scores
             batch = replace(batch, features=replace(batch.features, degradation=scored.degradation))
             decisions = self._decide(batch, scores)
-            self._end_commit()
-            rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
-            if len(rows):
-                publish(line, batch, scores, decisions, rows, self._wall_us())
-            self._reject(unscored(batch.events, scored), 0)
+            rejected = unscored(batch.events, scored)
             line.meter.scored(reason, len(batch), batch.features.incomplete, batch.features.degradation)
-        for partition, next_offset in batch.events.next_offsets.items():
-            # A lane that is still catching up has nothing new to commit.
-            if next_offset > line.lanes[partition].mute_until:
-                self._pending[partition] = next_offset
+        self._held.append(_Scored(batch=batch, scores=scores, decisions=decisions, rejected=rejected))
+        # Where the next batch is at hand, it is scored before anybody waits for a commit.
+        may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
+        if not (may_wait and self._ending and line.sink.is_committing()):
+            self._publish_held()
+
+    def _publish_held(self) -> None:
+        """Publish what is scored; its offsets then wait for the commit."""
+        line = self.line
+        held, self._held = self._held, []
+        for made in held:
+            batch, scores = made.batch, made.scores
+            if scores is not None:
+                self._end_commit()
+                rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
+                if len(rows):
+                    publish(line, batch, scores, made.decisions, rows, self._wall_us())
+                self._reject(made.rejected, 0)
+            for partition, next_offset in batch.events.next_offsets.items():
+                # A lane that is still catching up has nothing new to commit.
+                if next_offset > line.lanes[partition].mute_until:
+                    self._pending[partition] = next_offset
 
     def _decide(self, batch: Batch, scores: NDArray[np.float32]) -> Decisions | None:
         line, features = self.line, batch.features
@@ -263,6 +294,7 @@ class Worker:
         line, now_ms = self.line, self._now_ms()
         self._commit_due_ms = now_ms + line.commit_interval_ms
         self._end_commit()
+        self._publish_held()
         if self._pending:
             offsets = commit_offsets(line.topic, self._pending, line.owned.topic_partitions)
             line.sink.begin_commit(offsets, line.source.consumer)
@@ -359,7 +391,7 @@ class Worker:
 
     def _lose(self, partitions: list[int]) -> None:
         """The lanes belong to somebody else already: commit nothing of them."""
-        is_busy = self._pending or self._ending or self.line.batcher.is_waiting
+        is_busy = self._pending or self._ending or self._held or self.line.batcher.is_waiting
         if not self._is_broken and is_busy:
             self._recover(
                 NotCommittedError(

@@ -193,6 +193,10 @@ class Sink:
         end = in_background(partial(end_transaction, self._producer, offsets, member, give_up_s), "commit")
         self._ending = _Ending(commit=commit, consumer=consumer, give_up_s=give_up_s, end=end)
 
+    def is_committing(self) -> bool:
+        """Whether a commit was begun that has no answer yet."""
+        return self._ending is not None and not self._ending.end.done()
+
     def end_commit(self) -> bool:
         """Wait for the commit that was begun, if one was.
 
