@@ -43,9 +43,10 @@ def _result(name: str) -> dict[str, Any]:
 def _speed(result: dict[str, Any]) -> str:
     cpu, p99_ms = result["cpu_us_per_event"], result["p99_ms"]
     names = sorted(cpu, key=lambda name: float(cpu[name]))
+    paced = f"p99 ms at {result['settings']['rate']:,.0f}/s"
     columns = ["events/s", "CPU µs an event", "times passthrough", "peak MB"]
     lines = [
-        f"| | {' | '.join([*columns, 'p99 ms'] if p99_ms else columns)} |",
+        f"| | {' | '.join([*columns, paced] if p99_ms else columns)} |",
         "| --- |" + " ---: |" * (len(columns) + bool(p99_ms)),
     ]
     for name in names:
@@ -56,7 +57,7 @@ def _speed(result: dict[str, Any]) -> str:
             f"{result['peak_memory_mb'][name]:.0f}",
         ]
         if p99_ms:
-            cells.append(f"{p99_ms[name]:.0f}" if name in p99_ms else "")
+            cells.append(f"{p99_ms[name]:.1f}" if name in p99_ms else "")
         lines.append(f"| {LABELS.get(name, name)} | {' | '.join(cells)} |")
     settings, machine = result["settings"], result["machine"]
     lines += [
