@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.spans import spans_of
-from worker.batch import Batch
+from worker.batch import Batch, Rejected
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.line import Line
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Ready:
+    """A batch that may be published."""
+
+    batch: Batch
+    scores: NDArray[np.float32] | None  # None: the pipeline has no model, or the batch no event
+    decisions: Decisions | None
+    rejected: list[Rejected]  # events without a score
 
 
 def publish(

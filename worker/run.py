@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,7 +26,7 @@ from worker.exits import Exit, StopWorker
 from worker.features import enrich
 from worker.lag import Lag
 from worker.line import Line
-from worker.publish import publish
+from worker.publish import Ready, publish
 from worker.refuse import set_refused_apart
 from worker.scoring import unscored
 from worker.scout import commit_offsets
@@ -48,16 +48,6 @@ class _StopAskedError(Exception):
     """Asked to stop while waiting; the events at hand have not been applied and will be read again."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Scored:
-    """A batch that is ready to be published."""
-
-    batch: Batch
-    scores: NDArray[np.float32] | None  # None: the pipeline has no model, or the batch no event
-    decisions: Decisions | None
-    rejected: list[Rejected]
-
-
 class Worker:
     """One pipeline's loop, and what it has published but not yet committed."""
 
@@ -73,7 +63,7 @@ class Worker:
         self._log = structlog.get_logger(pipeline=line.name)
         self._pending: dict[int, int] = {}  # partition to next offset: published, not committed
         self._ending: dict[int, int] = {}  # the same, in a commit that is under way
-        self._held: list[_Scored] = []  # scored while a commit is under way, and not published yet
+        self._held: list[Ready] = []  # scored while a commit is under way, and not published yet
         self._lag = Lag(line.source, line.lanes, line.meter)
         self._commit_due_ms = 0.0
         self._write_due_ms = 0.0
@@ -240,7 +230,7 @@ class Worker:
             decisions = self._decide(batch, scores)
             rejected = unscored(batch.events, scored)
             line.meter.scored(reason, len(batch), batch.features.incomplete, batch.features.degradation)
-        self._held.append(_Scored(batch=batch, scores=scores, decisions=decisions, rejected=rejected))
+        self._held.append(Ready(batch=batch, scores=scores, decisions=decisions, rejected=rejected))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
         if not (may_wait and self._ending and line.sink.is_committing()):
