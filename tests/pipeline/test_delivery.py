@@ -175,7 +175,7 @@ def test_at_least_once_loses_nothing_and_repeats_only_what_was_in_flight_with_th
         tmp_path,
         prefix,
         kafka=SOON_MISSED,
-        batching={"max_rows": 256},
+        batching={"max_rows": 16},
         delivery={"commit_interval": "200ms"},
     )
     fill(kafka_bootstrap, f"{prefix}transactions", *records)
@@ -183,11 +183,13 @@ def test_at_least_once_loses_nothing_and_repeats_only_what_was_in_flight_with_th
 
     worker = start_worker([file], tmp_path / "worker.log", alo)
     try:
-        committed = _stop_between_two_commits(worker, reader, kafka_bootstrap, prefix)
+        _stop_between_two_commits(worker, reader, kafka_bootstrap, prefix)
     finally:
         worker.process.kill()
         worker.process.wait(10)
-    published = dict(reader.outcomes.times_seen)
+    while reader.read(1.0):
+        pass
+    published, committed = dict(reader.outcomes.times_seen), _committed(kafka_bootstrap, prefix)
     with running([[file]], tmp_path, alo):
         found = reader.read_all(EVENTS)
 
@@ -195,28 +197,34 @@ def test_at_least_once_loses_nothing_and_repeats_only_what_was_in_flight_with_th
     assert found.scores == expected.scores
     assert found.changed == []
     in_flight = {place for place in published if place[1] >= committed[place[0]]}
-    assert set(found.doubled) == in_flight
     assert 0 < len(in_flight) < len(published)
-    assert set(found.times_seen.values()) == {1, 2}
+    assert in_flight <= set(found.doubled)
+    assert all(offset >= committed[partition] for partition, offset in found.doubled)
+    assert max(found.times_seen.values()) == 2
 
 
-def _stop_between_two_commits(worker: RunningWorker, reader: Reader, kafka: str, prefix: str) -> list[int]:
-    """Stop a worker that has published more than it has committed; the offset committed of each lane."""
+def _committed(kafka: str, prefix: str) -> list[int]:
+    """The offset committed of each lane."""
     group = Consumer({"bootstrap.servers": kafka, "group.id": f"{prefix}fraud"})
-    lanes = [TopicPartition(f"{prefix}transactions", p) for p in range(PARTITIONS)]
     try:
-        while len(reader.outcomes.times_seen) < EVENTS:
-            reader.read()
-            os.kill(worker.process.pid, signal.SIGSTOP)
-            while reader.read(0.5):  # what was on its way
-                pass
-            committed = [max(0, place.offset) for place in group.committed(lanes, timeout=10)]
-            done = sum(place[1] < committed[place[0]] for place in reader.outcomes.times_seen)
-            if 0 < done < len(reader.outcomes.times_seen):
-                return committed
-            os.kill(worker.process.pid, signal.SIGCONT)
+        lanes = [TopicPartition(f"{prefix}transactions", p) for p in range(PARTITIONS)]
+        return [max(0, place.offset) for place in group.committed(lanes, timeout=10)]
     finally:
         group.close()
+
+
+def _stop_between_two_commits(worker: RunningWorker, reader: Reader, kafka: str, prefix: str) -> None:
+    """Stop a worker when it has published more than it has committed."""
+    while len(reader.outcomes.times_seen) < EVENTS:
+        reader.read()
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        while reader.read(0.5):  # what was on its way
+            pass
+        committed = _committed(kafka, prefix)
+        done = sum(place[1] < committed[place[0]] for place in reader.outcomes.times_seen)
+        if 0 < done < len(reader.outcomes.times_seen):
+            return
+        os.kill(worker.process.pid, signal.SIGCONT)
     raise AssertionError("the worker was never seen between two commits")
 
 
