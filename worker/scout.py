@@ -92,7 +92,7 @@ class Scout:
         """
         with self._asking() as client:
             known = client.list_topics(self._topic, timeout=_TIMEOUT_S)
-        if known.cluster_id.startswith(_WITHOUT_IDS):
+        if (known.cluster_id or "").startswith(_WITHOUT_IDS):  # None where the broker has not said
             return ""
         admin = AdminClient({**self._any_client, "log_level": 0})
         asked = admin.describe_topics(TopicCollection([self._topic]), request_timeout=_TIMEOUT_S)
