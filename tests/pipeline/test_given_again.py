@@ -23,7 +23,9 @@ from worker.records import Records, joined_records
 from worker.run import Worker
 
 EVENTS = 900
-PARTS = 3
+REPEATS = 3
+# Each part may come in one poll, and the first has nothing before it that could be repeated.
+PARTS = REPEATS + 1
 WITHIN_S = 60.0
 
 
@@ -45,7 +47,7 @@ def test_the_first_record_that_does_not_follow_those_before_it_is_found(
 
 
 class _Repeating:
-    """What is fetched, three times with the last record of the poll before at its begin."""
+    """What is fetched, `REPEATS` times with the last record of the poll before at its begin."""
 
     def __init__(self, fetch: Any) -> None:
         self._fetch = fetch
@@ -61,7 +63,7 @@ class _Repeating:
         if fetched.records is None:
             return fetched
         again, self._last = self._last, None
-        if again is None or self.repeated >= PARTS:
+        if again is None or self.repeated >= REPEATS:
             self._last = fetched.records.take(np.array([len(fetched.records) - 1]))
             return fetched
         self.repeated += 1
@@ -92,7 +94,7 @@ def test_a_record_that_the_client_gives_twice_has_one_outcome_and_counts_once(
     thread.join(WITHIN_S)
     reader.close()
 
-    assert repeating.repeated == PARTS
+    assert repeating.repeated == REPEATS
     assert_same(found, undisturbed(kafka_bootstrap, env, tmp_path, records), EVENTS)
     cause = {"pipeline": "fraud", "cause": "GivenAgainError"}
     assert registry.get_sample_value("penstock_recoveries_total", cause)
