@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,9 +13,22 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from schemas.spans import Spans
 from worker.records import unpack_headers
+from worker.transaction_errors import NOT_A_MEMBER, REBALANCING
 
 QUEUE_FULL_WAIT_S = 0.1
 _RETRIES = 3
+
+
+class NotCommittedError(Exception):
+    """What was sent since the last commit may not count; only the group's committed offsets tell.
+
+    The lanes must be taken again and read from there.
+    """
+
+    def __init__(self, message: str, *, is_member: bool = True) -> None:
+        super().__init__(message)
+        self.is_member = is_member  # False: the group has probably given our lanes to somebody else
+
 
 # Topic, key, value and headers. Outcomes of different records differ in their source. Those that two workers
 # made of one record differ too, or one would take what the other did for its own: scores and alerts say when
@@ -65,7 +79,9 @@ def named(offsets: list[TopicPartition], name: str) -> list[TopicPartition]:
     ]
 
 
-def hand_over(producer: Any, records: Sent, within_s: float) -> None:
+def hand_over(
+    producer: Any, records: Sent, within_s: float, on_delivery: Callable[[Any, Any], None] | None = None
+) -> None:
     """Give records to the client, in order, as fast as it takes them.
 
     Raises:
@@ -75,7 +91,7 @@ def hand_over(producer: Any, records: Sent, within_s: float) -> None:
         give_up_s = time.monotonic() + within_s
         while True:
             try:
-                producer.produce(topic, value, key, headers=list(headers) or None)
+                producer.produce(topic, value, key, headers=list(headers) or None, on_delivery=on_delivery)
                 break
             except BufferError:
                 if time.monotonic() > give_up_s:
@@ -105,6 +121,33 @@ def end_transaction(producer: Any, offsets: list[TopicPartition], member: Any, g
     if time.monotonic() >= give_up_s:  # nobody waits for it any more, or the whole process stood still
         raise TimeoutError("too late to commit: a successor decides")
     _retried(producer.commit_transaction)
+
+
+def commit_to_group(consumer: Any, offsets: list[TopicPartition]) -> None:
+    """Make these what the group goes on from."""
+    if offsets:
+        consumer.commit(offsets=offsets, asynchronous=False)
+
+
+def are_committed(end: Future[Any], within_s: float) -> bool:
+    """Wait for `commit_to_group`. Outputs are acknowledged: the producer is well whatever is answered.
+
+    Returns:
+        False: the group is in the middle of a rebalance; commit again soon.
+
+    Raises:
+        NotCommittedError: see there.
+    """
+    try:
+        end.result(within_s)
+    except KafkaException as error:
+        code = error.args[0].code()
+        if code in REBALANCING:
+            return False
+        raise NotCommittedError(error.args[0].str(), is_member=code not in NOT_A_MEMBER) from error
+    except TimeoutError as error:
+        raise NotCommittedError(f"no answer to committed offsets within {within_s:.0f} s") from error
+    return True
 
 
 def _retried(call: Callable[[], Any]) -> None:

@@ -1,13 +1,27 @@
-"""What a dead letter's headers say: where the record came from, what is wrong with it, how often."""
+"""A dead letter: the record as it was, and headers that say where it came from and what is wrong with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from schemas.spans import spans_of
 from worker.batch import Rejected
+from worker.commits import Sent
 from worker.decode import TIME_MARKER
 from worker.privacy import Privacy, key_headers
-from worker.records import Headers, Record
+from worker.records import Headers, Record, pack_headers
 
 _OURS = "penstock."  # every header that we add starts so
+
+
+def dead_letters(
+    topic: str, rejected: Sequence[Rejected], pipeline: str, privacy: Privacy | None, commit: str
+) -> Sent:
+    """These records with their own bytes, key and headers, and why; see `headers`."""
+    said = [pack_headers(headers(reject, pipeline, privacy, commit)) for reject in rejected]
+    values = [reject.record.value for reject in rejected]
+    keys = [reject.record.key for reject in rejected]
+    return Sent(topic, spans_of(values), spans_of(keys), spans_of(said))
 
 
 def headers(reject: Rejected, pipeline: str, privacy: Privacy | None, commit: str) -> Headers:

@@ -27,8 +27,7 @@ _SIGNATURES: Signatures = {
     "rd_kafka_conf_set": (ctypes.c_int, [POINTER, *[ctypes.c_char_p] * 3, ctypes.c_size_t]),
     "rd_kafka_conf_set_dr_msg_cb": (None, [POINTER, POINTER]),
 }
-# Words that delivery reports write their errors to. They stay until the process ends, as an abandoned client
-# may report at any time.
+# What delivery reports write to. It stays until the process ends: an abandoned client may report at any time.
 _noted: list[NDArray[np.int64]] = []
 
 
@@ -36,8 +35,9 @@ class NativeSend:
     """Like PlainSend; what fails is noted by topic."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        # The client's own of each, and where its errors are noted.
+        # The client's own of each; and on either side of the last mark, its error and how many are under way.
         self._topics: dict[str, tuple[int, NDArray[np.int64]]] = {}
+        self._side = 0
         self.client = Producer(config)
         self._lib = library(_SIGNATURES)
         self._calls = addresses(kernels.CALLS)
@@ -45,16 +45,19 @@ class NativeSend:
         running = self._lib.rd_kafka_conf(self._handle)
         # Both are read at each report. The Python client's own callback would pass over our records.
         self._lib.rd_kafka_conf_set_dr_msg_cb(running, kernels.note_report.address)
-        self._lib.rd_kafka_conf_set(running, b"delivery.report.only.error", b"true", None, 0)
+        only_errors = b"true" if "transactional.id" in config else b"false"
+        self._lib.rd_kafka_conf_set(running, b"delivery.report.only.error", only_errors, None, 0)
         self._hand_over(0, 0, Sent("", spans_of([]), spans_of([]), None), 0)  # compiles
 
     def send(self, records: Sent, within_s: float) -> None:
         """See PlainSend."""
-        topic, noted = self._topic(records.topic)
+        topic, sides = self._topic(records.topic)
+        noted = sides[self._side]
         done, give_up_s = 0, 0.0
         while done < len(records.values):
             first = done
             done, error = self._hand_over(first, topic, records, noted.ctypes.data)
+            noted[1] += done - first  # reports come in poll, and that is called in this thread alone
             if error == KafkaError._QUEUE_FULL:
                 now_s = time.monotonic()
                 give_up_s = now_s + within_s if done > first else give_up_s or now_s + within_s
@@ -68,14 +71,23 @@ class NativeSend:
     def failed(self) -> list[tuple[KafkaError, str]]:
         """See PlainSend."""
         return [
-            (KafkaError(int(noted[0].astype(np.int32))), topic)
-            for topic, (_, noted) in self._topics.items()
-            if noted[0]
+            (KafkaError(int(error.astype(np.int32))), topic)
+            for topic, (_, sides) in self._topics.items()
+            for error in sides[:, 0]
+            if error
         ]
+
+    def mark(self) -> None:
+        """See PlainSend."""
+        self._side = 1 - self._side
+
+    def under_way(self) -> int:
+        """See PlainSend."""
+        return sum(int(sides[1 - self._side, 1]) for _, sides in self._topics.values())
 
     def _topic(self, name: str) -> tuple[int, NDArray[np.int64]]:
         if name not in self._topics:
-            _noted.append(np.zeros(1, np.int64))
+            _noted.append(np.zeros((2, 2), np.int64))
             self._topics[name] = (
                 self._lib.rd_kafka_topic_new(self._handle, name.encode(), None),
                 _noted[-1],

@@ -54,6 +54,7 @@ RESERVED_PROPERTIES: Mapping[str, str] = {
     "enable.auto.commit": "delivery.mode",
     "enable.auto.offset.store": "delivery.mode",
     "enable.idempotence": "delivery.mode",
+    "delivery.report.only.error": "delivery.mode",
 }
 NOT_A_KEY = "Set by the reader"
 Wire = Literal["single_object", "confluent", "raw"]

@@ -24,34 +24,29 @@ class Ready:
     rejected: list[Rejected]  # events without a score
 
 
-def publish(
-    line: Line,
-    batch: Batch,
-    scores: NDArray[np.float32],
-    decisions: Decisions | None,
-    rows: NDArray[np.int64],
-    wall_us: int,
-) -> None:
-    """Send the scores of these rows, and their alerts.
+def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) -> None:
+    """Send the scores of the events that have one and are not muted, and their alerts.
 
     Args:
         scores: (n,) of the whole batch.
-        decisions: of the whole batch; None: the pipeline raises no alerts.
-        rows: (m,) positions, at least one.
         wall_us: when they were scored.
 
     Raises:
         NotCommittedError: the client refuses; see there.
     """
     assert line.score_codec is not None
+    batch = made.batch
+    rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
+    if not len(rows):
+        return
     records = batch.events.records if len(rows) == len(batch) else batch.events.records.take(rows)
     with line.meter.timed("encode"):
         columns = score_columns(batch, scores, rows, line.stamp, wall_us)
         encoded = line.score_codec.encode_columns(columns, len(rows))
     with line.meter.timed("send"):
         line.sink.send(line.scores_topic, encoded, records.keys)
-        if decisions is not None:
-            _publish_alerts(line, batch, scores, decisions, rows, wall_us)
+        if made.decisions is not None:
+            _publish_alerts(line, batch, scores, made.decisions, rows, wall_us)
     produced_ms = records.produced_ms
     line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
 

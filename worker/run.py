@@ -20,6 +20,7 @@ from feature_cache.store import FencedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
+from worker.commits import NotCommittedError
 from worker.decide import Decisions, decide
 from worker.decode import decode
 from worker.exits import Exit, StopWorker
@@ -30,7 +31,6 @@ from worker.publish import Ready, publish
 from worker.refuse import set_refused_apart
 from worker.scoring import unscored
 from worker.scout import commit_offsets
-from worker.sink import NotCommittedError
 from worker.source import GivenAgainError, OffsetsGoneError
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
@@ -155,13 +155,15 @@ class Worker:
             line.owned.turn(self._now_ms())
             for partition, start in line.owned.to_commit().items():
                 self._pending.setdefault(partition, start)
-        is_hurried = not line.owned.is_settled and not self.is_paused
+        is_hurried = bool(self._ending) or (not line.owned.is_settled and not self.is_paused)
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()
         wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
         with self.line.meter.timed("poll"):
             records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(asked_ms))
         polled_ms = self.looped_at_ms = self._now_ms()
+        if self._ending and not line.sink.is_committing():
+            self._end_commit()
         if records is not None:
             with self.line.meter.timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
@@ -181,7 +183,7 @@ class Worker:
         if reason is not None:
             self._score(line.batcher.take(), reason)
             line.batcher.done(asked_ms, polled_ms, self._now_ms())
-        if self._held and (line.source.is_drained or not line.sink.is_committing()):
+        if self._held and (line.source.is_drained or not line.sink.holds_back()):
             self._publish_held()
         if not line.batcher.is_waiting and self._now_ms() >= self._commit_due_ms:
             self._commit()
@@ -233,7 +235,7 @@ class Worker:
         self._held.append(Ready(batch=batch, scores=scores, decisions=decisions, rejected=rejected))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
-        if not (may_wait and self._ending and line.sink.is_committing()):
+        if not (may_wait and line.sink.holds_back()):
             self._publish_held()
 
     def _publish_held(self) -> None:
@@ -241,14 +243,11 @@ class Worker:
         line = self.line
         held, self._held = self._held, []
         for made in held:
-            batch, scores = made.batch, made.scores
-            if scores is not None:
-                self._end_commit()
-                rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
-                if len(rows):
-                    publish(line, batch, scores, made.decisions, rows, self._wall_us())
+            if made.scores is not None:
+                self._end_transaction()
+                publish(line, made, made.scores, self._wall_us())
                 self._reject(made.rejected, 0)
-            for partition, next_offset in batch.events.next_offsets.items():
+            for partition, next_offset in made.batch.events.next_offsets.items():
                 # A lane that is still catching up has nothing new to commit.
                 if next_offset > line.lanes[partition].mute_until:
                     self._pending[partition] = next_offset
@@ -274,7 +273,7 @@ class Worker:
         fresh = [r for r in rejected if r.record.offset >= line.lanes[r.record.partition].mute_until]
         line.breaker.add(self._now_ms(), records, len(fresh))
         if fresh:
-            self._end_commit()
+            self._end_transaction()
         line.sink.send_rejects(fresh)
         for reject in fresh:
             line.meter.dead_letter(reject.reason)
@@ -282,6 +281,8 @@ class Worker:
     def _commit(self) -> None:
         """Begin to make everything published count; when due, wait for that, and write rows."""
         line, now_ms = self.line, self._now_ms()
+        if self._ending and now_ms < self._write_due_ms and line.sink.is_committing():
+            return  # in its own time: the next one covers more
         self._commit_due_ms = now_ms + line.commit_interval_ms
         self._end_commit()
         self._publish_held()
@@ -296,8 +297,13 @@ class Worker:
                 self._write_due_ms = now_ms + line.write_interval_ms
                 self._write()
 
+    def _end_transaction(self) -> None:
+        """Wait for the commit under way, where what is sent now would become a part of it."""
+        if self.line.sink.is_transactional:
+            self._end_commit()
+
     def _end_commit(self) -> None:
-        """Wait for the commit under way, before anything is sent, written or given up."""
+        """Wait for the commit under way, before anything is written or given up."""
         if not self._ending:
             return
         ending, self._ending = self._ending, {}
@@ -372,9 +378,7 @@ class Worker:
             try:
                 self._finish()
                 if set(partitions) & set(self._pending):
-                    raise NotCommittedError(
-                        f"partitions {partitions} leave before their outputs are committed"
-                    )
+                    raise NotCommittedError(f"partitions {partitions} leave before their last commit")
             except (NotCommittedError, FencedError, CorruptRowError) as error:
                 self._recover(error)
         self._drop(partitions)
@@ -383,11 +387,8 @@ class Worker:
         """The lanes belong to somebody else already: commit nothing of them."""
         is_busy = self._pending or self._ending or self._held or self.line.batcher.is_waiting
         if not self._is_broken and is_busy:
-            self._recover(
-                NotCommittedError(
-                    f"partitions {partitions} were lost: away for longer than the session time-out"
-                )
-            )
+            why = f"partitions {partitions} were lost: away for longer than the session time-out"
+            self._recover(NotCommittedError(why))
         self._drop(partitions)
 
     def _drop(self, partitions: list[int]) -> None:

@@ -30,10 +30,13 @@ _REPORT_OPAQUE = 64  # where rd_kafka_message_t has what was given as the opaque
 
 @cfunc("void(int64, int64, int64)", cache=True)  # type: ignore[untyped-decorator]
 def note_report(_client: int, message: int, _opaque: int) -> None:
-    """A delivery report: its error, where it is one, to the word that the message was sent with."""
+    """A delivery report, to the two words that the message was sent with: its error, one less under way."""
     error, noted_at = word_at(message) & 0xFFFFFFFF, word_at(message + _REPORT_OPAQUE)
-    if error != 0 and noted_at != 0:
+    if noted_at == 0:
+        return
+    if error != 0:
         put_word(noted_at, error)
+    put_word(noted_at + 8, word_at(noted_at + 8) - 1)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -109,7 +112,7 @@ def hand_over(
         values, keys: (n,) int64 addresses.
         value_sizes, key_sizes: (n,) int64 bytes; -1: there is none.
         headers, header_sizes: the same of packed headers, or (0,).
-        noted_at: address of a word that takes an error of a delivery report; it must stay.
+        noted_at: address of two words that delivery reports change, see `note_report`; they must stay.
         calls: int64 addresses of functions, in the order of CALLS.
 
     Returns:

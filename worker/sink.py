@@ -13,19 +13,27 @@ from uuid import uuid4
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from schemas.spans import Spans, spans_of
+from schemas.spans import Spans
 from worker.background import in_background
 from worker.batch import Rejected
-from worker.commits import Commit, Sent, end_transaction, named
-from worker.dead_letters import headers
+from worker.commits import (
+    Commit,
+    NotCommittedError,
+    Sent,
+    are_committed,
+    commit_to_group,
+    end_transaction,
+    named,
+)
+from worker.dead_letters import dead_letters
 from worker.exits import Exit, StopWorker
+from worker.hopeless import stop_if_hopeless
 from worker.native_send import send_of
 from worker.privacy import Privacy
-from worker.records import pack_headers
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 from worker.succession import Estate, Will, discard, follow, let_in
-from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING, TOO_LARGE
+from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING
 
 _FLUSH_S = 20.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
@@ -35,17 +43,6 @@ _FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but 
 _FENCED_WITHIN_S = 60.0
 
 
-class NotCommittedError(Exception):
-    """What was sent since the last commit may not count; only the group's committed offsets tell.
-
-    The lanes must be taken again and read from there.
-    """
-
-    def __init__(self, message: str, *, is_member: bool = True) -> None:
-        super().__init__(message)
-        self.is_member = is_member  # False: the group has probably given our lanes to somebody else
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ending:
     """A commit under way."""
@@ -53,7 +50,7 @@ class _Ending:
     commit: Commit
     consumer: Any
     give_up_s: float
-    end: Future[Any]
+    end: Future[Any] | None  # None: outputs are not all acknowledged yet, and the offsets wait for that
 
 
 class Sink:
@@ -77,7 +74,7 @@ class Sink:
         self._config = config
         self._estate = estate
         self._log = structlog.get_logger(pipeline=pipeline)
-        self._is_transactional = "transactional.id" in config
+        self.is_transactional = "transactional.id" in config
         self._timeout_s = config.get("transaction.timeout.ms", 0) / 1000 + _SLACK_S
         self._pipeline = pipeline
         self._dead_letters = dead_letters
@@ -93,7 +90,7 @@ class Sink:
         self._remaking: Future[tuple[Commit, ...]] | None = None
         self._remade_by_s = 0.0
         self._make()
-        if self._is_transactional:
+        if self.is_transactional:
             try:
                 let_in(self._producer, self.refusals)
             except KafkaException as error:
@@ -125,7 +122,7 @@ class Sink:
             self._sender.send(records, max(self._timeout_s, _FLUSH_S))
         except KafkaException as error:
             raise self._give_up(error, records.topic) from error
-        if self._is_transactional:
+        if self.is_transactional:
             self._sent.append(records.apart())
 
     def send_rejects(self, rejected: list[Rejected]) -> None:
@@ -134,20 +131,12 @@ class Sink:
         Raises:
             NotCommittedError: the client refuses; see there.
         """
-        if not rejected:
-            return
-        commit = f"{self._name}.{self._commits + 1}"
-        self._send(
-            Sent(
-                self._dead_letters,
-                spans_of([reject.record.value for reject in rejected]),
-                spans_of([reject.record.key for reject in rejected]),
-                spans_of([pack_headers(headers(r, self._pipeline, self._privacy, commit)) for r in rejected]),
-            )
-        )
+        if rejected:
+            commit = f"{self._name}.{self._commits + 1}"
+            self._send(dead_letters(self._dead_letters, rejected, self._pipeline, self._privacy, commit))
 
     def _begin(self) -> None:
-        if self._is_transactional and not self._is_open:
+        if self.is_transactional and not self._is_open:
             self._follow_after_an_outage()
             self._producer.begin_transaction()
             self._is_open, self._since_ms = True, _wall_ms()
@@ -161,19 +150,17 @@ class Sink:
     def begin_commit(self, offsets: list[TopicPartition], consumer: Any) -> None:
         """Begin to make everything sent count, together with the offsets it came from.
 
-        Until `end_commit` nothing may be sent.
+        Until `end_commit` nothing may be sent in `exactly_once`, and no other commit begun.
 
         Raises:
             NotCommittedError: see there.
         """
         self._commits += 1
-        if not self._is_transactional:
-            self._ending = _Ending(
-                commit=Commit(offsets=offsets, sent=(), since_ms=0),
-                consumer=consumer,
-                give_up_s=time.monotonic() + _FLUSH_S + _SLACK_S,
-                end=in_background(partial(self._producer.flush, _FLUSH_S), "flush"),
-            )
+        if not self.is_transactional:
+            self._sender.mark()
+            commit = Commit(offsets=offsets, sent=(), since_ms=0)
+            give_up_s = time.monotonic() + _FLUSH_S
+            self._ending = _Ending(commit=commit, consumer=consumer, give_up_s=give_up_s, end=None)
             return
         give_up_s = time.monotonic() + self._timeout_s
         if not offsets and not self._is_open:
@@ -194,8 +181,20 @@ class Sink:
         self._ending = _Ending(commit=commit, consumer=consumer, give_up_s=give_up_s, end=end)
 
     def is_committing(self) -> bool:
-        """Whether a commit was begun that has no answer yet."""
-        return self._ending is not None and not self._ending.end.done()
+        """Whether a commit was begun that has no answer yet.
+
+        Raises:
+            NotCommittedError: an output was refused.
+        """
+        if self._ending is None:
+            return False
+        self._commit_once_acknowledged()
+        end = self._ending.end
+        return end is None or not end.done()
+
+    def holds_back(self) -> bool:
+        """Whether what is sent now would have to wait for the commit under way."""
+        return self.is_transactional and self.is_committing()
 
     def end_commit(self) -> bool:
         """Wait for the commit that was begun, if one was.
@@ -206,19 +205,22 @@ class Sink:
         Raises:
             NotCommittedError: see there.
         """
-        ending, self._ending = self._ending, None
-        if ending is None:
+        if self._ending is None:
             return True
+        self._commit_once_acknowledged(may_wait=True)
+        ending, self._ending = self._ending, None
+        assert ending.end is not None
+        left_s = max(0.0, ending.give_up_s - time.monotonic())
+        if not self.is_transactional:
+            return are_committed(ending.end, left_s)
         try:
-            left = ending.end.result(max(0.0, ending.give_up_s - time.monotonic()))
+            ending.end.result(left_s)
         except KafkaException as error:
             if error.args[0].code() in REBALANCING and self._sent_again():
                 return False
             raise self._give_up(error) from error
         except TimeoutError as error:
             raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
-        if not self._is_transactional:
-            return self._commit_offsets(left, ending.commit.offsets, ending.consumer)
         self._is_open, self._sent = False, []
         self._producer.poll(0)
         # After an outage the one before may be the one that was forgotten.
@@ -237,27 +239,28 @@ class Sink:
             self._send(records)
         return True
 
-    def _commit_offsets(self, left: int, offsets: list[TopicPartition], consumer: Any) -> bool:
+    def _commit_once_acknowledged(self, *, may_wait: bool = False) -> None:
+        """In `at_least_once`, begin to commit the offsets when all outputs before them are acknowledged."""
+        ending = self._ending
+        if ending is None or ending.end is not None:
+            return
+        self._producer.poll(0)
+        if may_wait and self._sender.under_way():
+            self._producer.flush(max(0.0, ending.give_up_s - time.monotonic()))
         self._stop_if_any_hopeless()
         if failed := self._sender.failed():
             raise self._lost(f"{failed[0][1]}: {failed[0][0].str()}")
-        if left:
+        if left := self._sender.under_way():
+            if time.monotonic() < ending.give_up_s:
+                return
             raise self._lost(f"{left} outputs not acknowledged within {_FLUSH_S:g} s")
-        if not offsets:
-            return True
-        try:
-            consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code in REBALANCING:
-                return False
-            # Everything sent is acknowledged: the producer is well, only the offsets are not known.
-            raise NotCommittedError(error.args[0].str(), is_member=code not in NOT_A_MEMBER) from error
-        return True
+        commit = partial(commit_to_group, ending.consumer, ending.commit.offsets)
+        give_up_s = time.monotonic() + _FLUSH_S
+        self._ending = replace(ending, give_up_s=give_up_s, end=in_background(commit, "commit"))
 
     def abort(self) -> None:
         """Make what was sent since the last commit not count; in at_least_once it stays sent."""
-        if self._is_transactional:
+        if self.is_transactional:
             with suppress(NotCommittedError):
                 self.end_commit()
         self._ending = None
@@ -285,7 +288,7 @@ class Sink:
             StopWorker: the broker refuses us for good.
         """
         if self._remaking is None:
-            if self._is_transactional and not self._is_open:
+            if self.is_transactional and not self._is_open:
                 self._follow_after_an_outage()
             return True
         if not self._remaking.done():
@@ -337,20 +340,8 @@ class Sink:
             self._stop_if_hopeless(error, topic)
 
     def _stop_if_hopeless(self, said: KafkaError, topic: str) -> None:
-        if said.code() in TOO_LARGE:
-            raise StopWorker(
-                Exit.KAFKA,
-                f"an output{f' to {topic!r}' if topic else ''} is larger than Kafka takes ({said.str()}): "
-                f"set max.message.bytes of that topic to that of the input, and some KiB more for headers",
-            )
-        if said.code() in HOPELESS:
-            missing = unauthorized(
-                said,
-                topic=topic or f"{self._pipeline}'s outputs",
-                group=f"{self._pipeline}'s",
-                transactional_id=self._config.get("transactional.id", ""),
-            )
-            raise StopWorker(Exit.KAFKA, missing or f"Kafka refuses the outputs: {said.str()}")
+        name = self._config.get("transactional.id", "")
+        stop_if_hopeless(said, topic=topic, pipeline=self._pipeline, transactional_id=name)
 
     def _note_fenced(self, said: KafkaError) -> None:
         now_s = time.monotonic()
@@ -373,7 +364,7 @@ class Sink:
         self._is_open, self._sent = False, []
         in_background(partial(discard, self._producer), "discard")  # destroying a client can take seconds
         self._make()
-        if self._is_transactional:
+        if self.is_transactional:
             self._follow(pause_s)
 
     def _follow(self, pause_s: float) -> None:

@@ -202,6 +202,30 @@ def test_a_record_that_fails_makes_its_transaction_fail(
     ]
 
 
+def test_what_is_under_way_before_a_mark_is_counted_apart_from_what_is_sent_after_it(
+    broker: MockCluster, open_send: Open
+) -> None:
+    send = open_send(broker.bootstrap, **{"linger.ms": 60_000})  # nothing leaves before it is flushed
+    assert send.under_way() == 0
+
+    send.send(sent("out", RECORDS), WITHIN_S)
+    send.send(sent("out", RECORDS[:1]), WITHIN_S)
+    send.mark()
+    assert send.under_way() == len(RECORDS) + 1
+    send.send(sent("out", RECORDS[:2]), WITHIN_S)
+    assert send.under_way() == len(RECORDS) + 1
+
+    assert send.client.flush(WITHIN_S) == 0
+    assert send.under_way() == 0
+    send.send(sent("out", RECORDS[:3]), WITHIN_S)
+    send.mark()
+    assert send.under_way() == 3
+    send.client.purge()
+    send.client.flush(WITHIN_S)
+    assert send.under_way() == 0
+    assert {topic for _, topic in send.failed()} == {"out"}
+
+
 def test_an_unknown_client_is_used_as_it_is_meant_to_be(
     monkeypatch: pytest.MonkeyPatch, broker: MockCluster
 ) -> None:

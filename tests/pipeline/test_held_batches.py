@@ -1,4 +1,4 @@
-"""Batches scored while a commit is under way wait for its end, and are then published in their order."""
+"""What the loop does while a commit is under way: it scores on, and sends where the commit does not cover that."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from benchmarks.workers import create_topics, topics_of
@@ -16,6 +17,7 @@ from worker import sink as sink_module
 from worker.assemble import assemble, store_opener
 from worker.commits import end_transaction
 from worker.config import load_pipeline
+from worker.native_send import NativeSend
 from worker.run import HELD_AT_MOST, Worker
 from worker.sink import Sink
 
@@ -69,4 +71,58 @@ def test_while_a_commit_is_under_way_batches_are_scored_and_nothing_is_sent(
 
     assert most_held == HELD_AT_MOST
     assert sent_meanwhile == 0
+    assert_same(found, undisturbed(kafka_bootstrap, env, tmp_path, records), EVENTS)
+
+
+@pytest.mark.kafka
+@pytest.mark.redis
+def test_in_at_least_once_outputs_go_on_and_offsets_wait_until_those_before_them_are_acknowledged(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_STORE": redis_url, "PENSTOCK_DEVICE": "cpu"}
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, PARTITIONS))
+    records = transactions(EVENTS, seed=54)
+    fill(kafka_bootstrap, f"{topic_prefix}transactions", *records)
+    is_acknowledged = threading.Event()
+
+    def late(self: NativeSend, under_way: Any = NativeSend.under_way) -> int:
+        return int(under_way(self)) if is_acknowledged.is_set() else 1
+
+    monkeypatch.setattr(NativeSend, "under_way", late)
+    delivery = {"mode": "at_least_once", "commit_interval": "20ms"}
+    # Rows are written after a commit, which is waited for: not before everything is scored.
+    file = alone(
+        tmp_path,
+        topic_prefix,
+        batching={"max_rows": 256},
+        delivery=delivery,
+        state={"write_interval": "1h"},
+    )
+    pipeline = load_pipeline(file, env)
+    worker = Worker(assemble(pipeline, store_opener(), CollectorRegistry()))
+    worker._write_due_ms = time.monotonic() * 1000 + 3_600_000
+    reader, stop = Reader(kafka_bootstrap, topic_prefix), threading.Event()
+    group = Consumer({"bootstrap.servers": kafka_bootstrap, "group.id": pipeline.kafka.group})
+    places = [TopicPartition(f"{topic_prefix}transactions", partition) for partition in range(PARTITIONS)]
+
+    def committed() -> int:
+        return sum(max(0, place.offset) for place in group.committed(places, timeout=WITHIN_S))
+
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    try:
+        found = reader.read_all(EVENTS, WITHIN_S)
+        assert committed() == 0
+        is_acknowledged.set()
+        give_up_s = time.monotonic() + WITHIN_S
+        while committed() < EVENTS and time.monotonic() < give_up_s:
+            time.sleep(0.05)
+        assert committed() == EVENTS
+    finally:
+        is_acknowledged.set()
+        stop.set()
+        thread.join(WITHIN_S)
+    reader.close()
+    group.close()
+    monkeypatch.undo()
     assert_same(found, undisturbed(kafka_bootstrap, env, tmp_path, records), EVENTS)

@@ -19,9 +19,10 @@ from tests.services.mock_cluster import Api, MockCluster
 from worker import sink as sink_module
 from worker import succession as succession_module
 from worker.batch import Rejected
+from worker.commits import NotCommittedError
 from worker.exits import Exit, StopWorker
 from worker.producer_settings import producer_config
-from worker.sink import NotCommittedError, Sink
+from worker.sink import Sink
 
 TRANSACTION_MS = 10_000
 WITHIN_S = 30.0

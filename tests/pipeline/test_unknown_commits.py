@@ -23,10 +23,11 @@ from worker import scout as scout_module
 from worker import sink as sink_module
 from worker.assemble import assemble, store_opener
 from worker.batch import Rejected
+from worker.commits import NotCommittedError
 from worker.config import load_pipeline
 from worker.producer_settings import producer_config
 from worker.run import Worker
-from worker.sink import NotCommittedError, Sink
+from worker.sink import Sink
 from worker.succession import Estate
 
 EVENTS = 600
