@@ -1,4 +1,4 @@
-"""What the loop does while a commit is under way: it scores on, and sends where the commit does not cover that."""
+"""While a commit is under way the loop scores on, and sends where the commit does not cover that."""
 
 from __future__ import annotations
 
