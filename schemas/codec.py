@@ -1,6 +1,6 @@
 """The codec between lists of record bytes and Arrow columns, which says of every record what became of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas import flat, slow
-from schemas.group import Group, split
-from schemas.lane import Lane, decode, kept, lane
+from schemas.group import Group, split, whole
+from schemas.lane import Bad, Lane, decode, kept, lane
 from schemas.readable import refuse_unreadable
 from schemas.registry import Registry, UnknownSchemaError
 from schemas.schema import Schema
@@ -96,6 +96,16 @@ class Codec:
             RegistryError: the registry cannot be reached, which says nothing about the records.
         """
         held = values if isinstance(values, Spans) else spans_of(values)
+        likely = self._lanes.get(self._likely)
+        group = whole(held, self._likely, self.max_bytes) if likely is not None else None
+        if likely is None or group is None:
+            return self._decode_groups(held)
+        table, bad = decode(likely, group.payloads)
+        rows = group.rows[kept(len(group.rows), bad)] if bad else group.rows
+        return Decoded(table=table, rows=rows, rejects=tuple(_rejects(group, dict(sorted(bad.items())))))
+
+    def _decode_groups(self, held: Spans) -> Decoded:
+        """The same where not all records are of the schema that the last ones were of."""
         sizes = held.sizes
         fitting = (sizes >= 0) & (sizes <= self.max_bytes)
         fitting_rows = np.flatnonzero(fitting)
@@ -103,7 +113,7 @@ class Codec:
         rejects = [_unfit(row, int(sizes[row]), self.max_bytes) for row in np.flatnonzero(~fitting).tolist()]
         parts = []
         most = 0
-        groups = split(held, fitting_rows, self._prefix_bytes, self._likely)
+        groups = split(held, fitting_rows, self._prefix_bytes)
         self._ask_for_schemas(groups)
         for group in groups:
             problem = self._prefix_problem(group.prefix)
@@ -116,10 +126,7 @@ class Codec:
                 self._likely, most = group.prefix, len(group.rows)
             table, bad = decode(self._lanes[group.prefix], group.payloads)
             parts.append((table, group.rows[kept(len(group.rows), bad)]))
-            rejects.extend(
-                Reject(row=int(group.rows[index]), reason=error.reason, detail=error.detail)
-                for index, error in bad.items()
-            )
+            rejects.extend(_rejects(group, bad))
         table, rows = _merge(self.reader, parts)
         return Decoded(table=table, rows=rows, rejects=tuple(sorted(rejects, key=lambda reject: reject.row)))
 
@@ -246,6 +253,11 @@ def _unfit(row: int, size: int, max_bytes: int) -> Reject:
     if size < 0:
         return Reject(row=row, reason="null_value", detail="found no value, expected a record")
     return Reject(row=row, reason="oversize", detail=f"found {size} bytes, expected at most {max_bytes}")
+
+
+def _rejects(group: Group, bad: Bad) -> Iterator[Reject]:
+    for index, error in bad.items():
+        yield Reject(row=int(group.rows[index]), reason=error.reason, detail=error.detail)
 
 
 def _merge(

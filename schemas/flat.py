@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from schemas import kernels
 from schemas.schema import Schema, arrow_type
-from schemas.spans import Spans
+from schemas.spans import Spans, spans_of
 from schemas.tree import Node, nullable
 
 _KINDS: Final = {
@@ -29,6 +29,7 @@ _KINDS: Final = {
 }
 _TEXT: Final = (kernels.BYTES, kernels.STRING)
 _MOST_BYTES: Final = 11  # of a field that is neither bytes nor text: a branch and a number
+_NOTHING: Final = np.zeros(0, np.uint8)
 _OFFSET_LIMIT: Final = 1 << 31  # offsets of Arrow strings have 32 bits
 
 
@@ -40,7 +41,7 @@ class Column:
     kind: int
     null_index: int  # branch of null in its union; -1: it is never null
     arrow: pa.DataType
-    symbols: pa.Array | None  # of an enum
+    symbols: Spans | None  # of an enum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,17 +53,6 @@ class Plan:
     kinds: NDArray[np.int8]  # (f,)
     null_index: NDArray[np.int8]  # (f,)
     symbols: NDArray[np.int64]  # (f,)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cells:
-    """One field of n records, as the kernels take it."""
-
-    cells: NDArray[np.int64]  # (n,) or (1,) for all of them
-    sizes: NDArray[np.int32] | None = None  # of bytes
-    valid: NDArray[np.bool_] | None = None  # None: none is null
-    data: NDArray[np.uint8] | None = None  # what cells are positions in
-    is_constant: bool = False
 
 
 def plan(schema: Schema) -> Plan | None:
@@ -80,18 +70,19 @@ def plan(schema: Schema) -> Plan | None:
     )
 
 
-def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_]]:
-    """The columns of n records, and which of them (n,) are good: exactly one canonical value each.
+def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_] | None]:
+    """The columns of n records, and which of them (n,) are good; None: all of them.
 
-    What the columns hold where a record is not good means nothing.
+    Good is exactly one canonical value. What the columns hold where a record is not good means nothing.
 
     Raises:
         ValueError: the texts of one field have more than 2 GiB.
     """
     count, fields = len(payloads), len(plan.columns)
-    cells, sizes = np.empty((fields, count), np.int64), np.zeros((fields, count), np.int32)
+    cells, sizes = np.empty((fields, count), np.int64), np.empty((fields, count), np.int32)
     valid, good = np.empty((fields, count), np.bool_), np.empty(count, np.bool_)
-    kernels.read_records(
+    nulls, text_bytes = np.empty((2, fields), np.int64)
+    all_good = kernels.read_records(
         payloads.data,
         payloads.starts,
         payloads.ends,
@@ -102,13 +93,15 @@ def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool
         sizes,
         valid,
         good,
+        nulls,
+        text_bytes,
     )
-    if not good.all():
-        cells[:, ~good], sizes[:, ~good] = 0, 0
+    is_null, has_bytes = nulls.tolist(), text_bytes.tolist()
     arrays = [
-        _array(column, cells[f], sizes[f], valid[f], payloads.data) for f, column in enumerate(plan.columns)
+        _array(column, cells[f], sizes[f], valid[f] if is_null[f] else None, payloads.data, has_bytes[f])
+        for f, column in enumerate(plan.columns)
     ]
-    return pa.RecordBatch.from_arrays(arrays, schema=plan.arrow), good
+    return pa.RecordBatch.from_arrays(arrays, schema=plan.arrow), None if all_good == count else good
 
 
 def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b"") -> Spans:
@@ -125,25 +118,24 @@ def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b
     Raises:
         ValueError: a value that the field cannot hold, or another number of them.
     """
-    prepared = [_cells(column, columns[column.name], count) for column in plan.columns]
-    kinds = np.array(
-        [kernels.CONSTANT if p.is_constant else c.kind for p, c in zip(prepared, plan.columns, strict=True)],
-        np.int8,
-    )
-    cells, sizes = np.empty((len(kinds), count), np.int64), np.zeros((len(kinds), count), np.int32)
-    valid = np.ones((len(kinds), count), np.bool_)
-    data, used = [np.zeros(0, np.uint8)], 0
-    for f, part in enumerate(prepared):
-        cells[f] = part.cells if part.data is None else part.cells + used
-        if part.sizes is not None:
-            sizes[f] = part.sizes
-        if part.valid is not None:
-            valid[f] = part.valid
-        if part.data is not None:
-            data.append(part.data)
-            used += len(part.data)
-    room = count * (len(prefix) + _MOST_BYTES * len(kinds)) + int(sizes.sum(dtype=np.int64))
-    out, ends = np.empty(room, np.uint8), np.empty(count, np.int64)
+    fields = len(plan.columns)
+    kinds = plan.kinds.copy()
+    cells, sizes = np.empty((fields, count), np.int64), np.zeros((fields, count), np.int32)
+    valid = np.ones((fields, count), np.bool_)
+    data, used = [_NOTHING], 0
+    for f, column in enumerate(plan.columns):
+        value = columns[column.name]
+        if isinstance(value, pa.Array | np.ndarray):
+            part = _fill(column, value, cells[f], sizes[f], valid[f])
+        else:
+            part = _constant(column, value)
+            kinds[f], cells[f], sizes[f] = kernels.CONSTANT, 0, len(part)
+        if part is not None:
+            cells[f] += used
+            data.append(part)
+            used += len(part)
+    room = count * (len(prefix) + _MOST_BYTES * fields) + int(sizes.sum(dtype=np.int64))
+    out, offsets = np.empty(room, np.uint8), np.zeros(count + 1, np.int64)
     kernels.write_records(
         np.frombuffer(prefix, np.uint8),
         kinds,
@@ -153,9 +145,9 @@ def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b
         valid,
         np.concatenate(data),
         out,
-        ends,
+        offsets[1:],
     )
-    return Spans(out, np.concatenate([[0], ends[:-1]]) if count else ends, ends)
+    return Spans(out, offsets[:-1], offsets[1:])
 
 
 def _column(name: str, node: Node) -> Column | None:
@@ -168,7 +160,7 @@ def _column(name: str, node: Node) -> Column | None:
         kind=_KINDS[inner.kind],
         null_index=null_index,
         arrow=arrow_type(inner),
-        symbols=pa.array(inner.symbols, pa.string()) if inner.kind == "enum" else None,
+        symbols=spans_of([symbol.encode() for symbol in inner.symbols]) if inner.kind == "enum" else None,
     )
 
 
@@ -176,23 +168,26 @@ def _array(
     column: Column,
     cells: NDArray[np.int64],
     sizes: NDArray[np.int32],
-    valid: NDArray[np.bool_],
+    valid: NDArray[np.bool_] | None,
     data: NDArray[np.uint8],
+    text_bytes: int,
 ) -> pa.Array:
-    """One decoded field as Arrow has it."""
+    """One decoded field as Arrow has it; valid None: none is null."""
     count = len(cells)
-    validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     if column.symbols is not None:
-        mask = None if validity is None else ~valid
-        return column.symbols.take(pa.array(cells, mask=mask))
-    if column.kind in _TEXT:
-        offsets = np.zeros(count + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        if offsets[-1] >= _OFFSET_LIMIT:
-            raise ValueError(f"{column.name}: found {offsets[-1]} bytes of text, expected less than 2 GiB")
-        text = np.empty(int(offsets[-1]), np.uint8)
-        kernels.gather(data, cells, offsets, text)
-        buffers = [validity, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(text)]
+        symbols = column.symbols
+        data, sizes = symbols.data, symbols.sizes[cells].astype(np.int32)
+        cells = symbols.starts[cells]
+        if valid is not None:
+            sizes[~valid] = 0
+        text_bytes = int(sizes.sum(dtype=np.int64))
+    if column.symbols is not None or column.kind in _TEXT:
+        if text_bytes >= _OFFSET_LIMIT:
+            raise ValueError(f"{column.name}: found {text_bytes} bytes of text, expected less than 2 GiB")
+        offsets, text = np.empty(count + 1, np.int32), np.empty(text_bytes, np.uint8)
+        kernels.texts(data, cells, sizes, offsets, text)
+        buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(text)]
         return pa.Array.from_buffers(column.arrow, count, buffers)
     if column.kind == kernels.BOOLEAN:
         values: NDArray[Any] = np.packbits(cells.astype(np.bool_), bitorder="little")
@@ -203,57 +198,68 @@ def _array(
     return pa.Array.from_buffers(column.arrow, count, [validity, pa.py_buffer(values)])
 
 
-def _cells(column: Column, value: Any, count: int) -> _Cells:
-    """One field to be encoded."""
-    if not isinstance(value, pa.Array | np.ndarray):
-        return _constant(column, value)
-    if len(value) != count:
-        raise ValueError(f"{column.name}: found {len(value)} values, expected {count}")
-    found = _of_array(column, value) if isinstance(value, pa.Array) else _of_numpy(column, value)
-    if found.valid is not None and column.null_index < 0:
-        raise ValueError(f"{column.name}: found {int((~found.valid).sum())} nulls, expected none")
-    return found
-
-
 @lru_cache(maxsize=1024, typed=True)
-def _constant(column: Column, value: Any) -> _Cells:
-    """One value for all records, as the bytes it becomes; most stay the same from batch to batch."""
-    array = pa.array([value], column.arrow)
+def _constant(column: Column, value: Any) -> NDArray[np.uint8]:
+    """The bytes of one value for all records; most stay the same from batch to batch."""
     if value is None and column.null_index < 0:
         raise ValueError(f"{column.name}: found null, expected a value")
-    alone = _cells(column, array, 1)
-    out, ends = np.empty(_MOST_BYTES + int(np.sum(alone.sizes or 0)), np.uint8), np.empty(1, np.int64)
+    cells, sizes, valid = np.empty((1, 1), np.int64), np.zeros((1, 1), np.int32), np.ones((1, 1), np.bool_)
+    data = _fill(column, pa.array([value], column.arrow), cells[0], sizes[0], valid[0])
+    out, ends = np.empty(_MOST_BYTES + int(sizes[0, 0]), np.uint8), np.empty(1, np.int64)
     kernels.write_records(
-        np.zeros(0, np.uint8),
+        _NOTHING,
         np.array([column.kind], np.int8),
         np.array([column.null_index], np.int8),
-        alone.cells.reshape(1, 1),
-        np.zeros((1, 1), np.int32) if alone.sizes is None else alone.sizes.reshape(1, 1),
-        np.ones((1, 1), np.bool_) if alone.valid is None else alone.valid.reshape(1, 1),
-        np.zeros(0, np.uint8) if alone.data is None else alone.data,
+        cells,
+        sizes,
+        valid,
+        _NOTHING if data is None else data,
         out,
         ends,
     )
-    encoded = out[: ends[0]]
-    return _Cells(np.zeros(1, np.int64), np.array([len(encoded)], np.int32), None, encoded, is_constant=True)
+    return out[: ends[0]]
 
 
-def _of_numpy(column: Column, value: NDArray[Any]) -> _Cells:
-    valid = None
+def _fill(
+    column: Column,
+    value: pa.Array | NDArray[Any],
+    cells: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    valid: NDArray[np.bool_],
+) -> NDArray[np.uint8] | None:
+    """Put one field to be encoded into its cells, sizes (all 0) and valid (all True), (n,) each.
+
+    Returns:
+        What cells are positions in, where they are.
+    """
+    if len(value) != len(cells):
+        raise ValueError(f"{column.name}: found {len(value)} values, expected {len(cells)}")
     if isinstance(value, np.ma.MaskedArray):
-        valid = ~np.ma.getmaskarray(value)
+        _fill_valid(column, ~np.ma.getmaskarray(value), valid)
         value = value.filled(0)
-        valid = None if valid.all() else valid
+    if isinstance(value, np.ndarray):
+        if column.kind not in _TEXT and value.dtype.kind in "biuf":
+            _fill_numbers(column, value, cells)
+            return None
+        value = pa.array(value, column.arrow, mask=~valid)
+    return _fill_array(column, value, cells, sizes, valid)
+
+
+def _fill_valid(column: Column, found: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
+    if column.null_index < 0 and not found.all():
+        raise ValueError(f"{column.name}: found {int((~found).sum())} nulls, expected none")
+    valid[:] = found
+
+
+def _fill_numbers(column: Column, value: NDArray[Any], cells: NDArray[np.int64]) -> None:
     if column.kind == kernels.FLOAT:
-        return _Cells(value.astype(np.float32).view(np.int32).astype(np.int64), None, valid)
-    if column.kind == kernels.DOUBLE:
-        return _Cells(np.ascontiguousarray(value, np.float64).view(np.int64), None, valid)
-    if column.kind in _TEXT or value.dtype.kind not in "biu":
-        return _of_array(column, pa.array(value, column.arrow, mask=None if valid is None else ~valid))
-    cells = value.astype(np.int64)
-    if value.dtype.kind != "b":
-        _check_range(column, cells)
-    return _Cells(cells, None, valid)
+        cells[:] = np.ascontiguousarray(value, np.float32).view(np.int32)
+    elif column.kind == kernels.DOUBLE:
+        cells[:] = np.ascontiguousarray(value, np.float64).view(np.int64)
+    else:
+        cells[:] = value
+        if not (column.kind == kernels.INT and value.dtype == np.int32) and value.dtype.kind != "b":
+            _check_range(column, cells)
 
 
 def _check_range(column: Column, cells: NDArray[np.int64]) -> None:
@@ -270,32 +276,45 @@ def _check_range(column: Column, cells: NDArray[np.int64]) -> None:
         raise ValueError(f"{column.name}: found {cells.min()} to {cells.max()}, expected {low} to {high}")
 
 
-def _of_array(column: Column, array: pa.Array) -> _Cells:
-    valid = None if array.null_count == 0 else array.is_valid().to_numpy(zero_copy_only=False)
+def _fill_array(
+    column: Column,
+    array: pa.Array,
+    cells: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    valid: NDArray[np.bool_],
+) -> NDArray[np.uint8] | None:
+    has_nulls = array.null_count > 0
+    if has_nulls:
+        _fill_valid(column, array.is_valid().to_numpy(zero_copy_only=False), valid)
     if column.symbols is not None:
-        return _of_symbols(column, array, valid)
+        cells[:] = _symbol_indices(column, array)
+        return None
     if array.type != column.arrow:
         array = array.cast(column.arrow)
     if column.kind in _TEXT:
         offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
+        cells[:] = offsets[:-1]
+        np.subtract(offsets[1:], offsets[:-1], out=sizes)
+        if has_nulls:
+            sizes[~valid] = 0
         text = array.buffers()[2]
-        data = np.zeros(0, np.uint8) if text is None else np.frombuffer(text, np.uint8)
-        sizes = np.diff(offsets)
-        if valid is not None:
-            sizes = np.where(valid, sizes, 0).astype(np.int32)
-        return _Cells(offsets[:-1].astype(np.int64), sizes, valid, data)
+        return _NOTHING if text is None else np.frombuffer(text, np.uint8)
     if column.kind == kernels.BOOLEAN:
-        whole = array if valid is None else array.fill_null(False)
-        return _Cells(whole.to_numpy(zero_copy_only=False).astype(np.int64), None, valid)
-    width = np.int32 if column.kind in (kernels.INT, kernels.FLOAT) else np.int64
-    numbers = np.frombuffer(array.buffers()[1], width, len(array), np.dtype(width).itemsize * array.offset)
-    return _Cells(numbers.astype(np.int64), None, valid)
+        cells[:] = (array.fill_null(False) if has_nulls else array).to_numpy(zero_copy_only=False)
+    else:
+        width = np.int32 if column.kind in (kernels.INT, kernels.FLOAT) else np.int64
+        cells[:] = np.frombuffer(
+            array.buffers()[1], width, len(array), np.dtype(width).itemsize * array.offset
+        )
+    return None
 
 
-def _of_symbols(column: Column, array: pa.Array, valid: NDArray[np.bool_] | None) -> _Cells:
+def _symbol_indices(column: Column, array: pa.Array) -> NDArray[np.int64]:
+    """(n,) which symbol of the enum each is, 0 where null."""
     assert column.symbols is not None
-    index = pc.index_in(array.cast(pa.string()), value_set=column.symbols)
+    known = [symbol.decode() for symbol in column.symbols.to_list()]
+    index = pc.index_in(array.cast(pa.string()), value_set=pa.array(known, pa.string()))
     if index.null_count != array.null_count:
-        known = ", ".join(column.symbols.to_pylist())
-        raise ValueError(f"{column.name}: found an unknown symbol, expected one of {known}")
-    return _Cells(index.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), None, valid)
+        raise ValueError(f"{column.name}: found an unknown symbol, expected one of {', '.join(known)}")
+    found: NDArray[np.int64] = index.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas import kernels
 from schemas.spans import Spans
 
 
@@ -19,19 +20,23 @@ class Group:
     rows: NDArray[np.int64]  # (n,) index of each in the batch, ascending
 
 
-def split(held: Spans, rows: NDArray[np.int64], prefix_bytes: int, likely: bytes) -> list[Group]:
+def whole(held: Spans, prefix: bytes, max_bytes: int) -> Group | None:
+    """All records as one group, if all begin with this prefix and none is longer than max_bytes."""
+    if not kernels.all_fit(held.data, held.starts, held.ends, max_bytes, np.frombuffer(prefix, np.uint8)):
+        return None
+    return Group(prefix=prefix, payloads=held.without(len(prefix)), rows=np.arange(len(held)))
+
+
+def split(held: Spans, rows: NDArray[np.int64], prefix_bytes: int) -> list[Group]:
     """Return the groups, with the prefixes taken off; shorter values are a group with all they have.
 
     Args:
         held: n whole records, none missing.
         rows: (n,) index of each in the batch.
         prefix_bytes: length of a prefix.
-        likely: the prefix that all probably have; checked for all at once.
     """
     if prefix_bytes == 0:
         return [Group(prefix=b"", payloads=held, rows=rows)]
-    if _all_start_with(held, likely):
-        return [Group(prefix=likely, payloads=held.without(prefix_bytes), rows=rows)]
     members: dict[bytes, list[int]] = {}
     heads = Spans(held.data, held.starts, np.minimum(held.ends, held.starts + prefix_bytes))
     for index, head in enumerate(heads.to_list()):
@@ -40,10 +45,3 @@ def split(held: Spans, rows: NDArray[np.int64], prefix_bytes: int, likely: bytes
         Group(prefix=prefix, payloads=held.take(np.array(indices)).without(len(prefix)), rows=rows[indices])
         for prefix, indices in members.items()
     ]
-
-
-def _all_start_with(held: Spans, prefix: bytes) -> bool:
-    if not prefix or not len(held) or held.sizes.min() < len(prefix):
-        return False
-    heads = np.lib.stride_tricks.sliding_window_view(held.data, len(prefix))[held.starts]
-    return bool((heads == np.frombuffer(prefix, np.uint8)).all())

@@ -79,7 +79,9 @@ def read_records(  # noqa: PLR0912, PLR0915 one pass serves every kind
     sizes: Any,
     valid: Any,
     good: Any,
-) -> None:
+    nulls: Any,
+    text_bytes: Any,
+) -> Any:
     """Read records of a flat schema; those that are not exactly one canonical value are not good.
 
     Args:
@@ -90,10 +92,17 @@ def read_records(  # noqa: PLR0912, PLR0915 one pass serves every kind
         symbols: (f,) int64 how many an enum has.
         cells: (f, n) int64, filled: the number, the bits of a float, the index of a symbol, or where bytes
             begin in data.
-        sizes: (f, n) int32, filled for bytes and strings: how long.
+        sizes: (f, n) int32, filled: how long bytes and strings are; otherwise 0.
         valid: (f, n) bool, filled: False where a value is null; its cell is then 0.
-        good: (n,) bool, filled. Where it is False, nothing else of the record may be used.
+        good: (n,) bool, filled. Where it is False, the record has zeros in all its fields.
+        nulls: (f,) int64, filled: how many are null.
+        text_bytes: (f,) int64, filled: the sum of sizes.
+
+    Returns:
+        How many are good.
     """
+    nulls[:], text_bytes[:] = 0, 0
+    all_good = 0
     for i in range(starts.shape[0]):
         at, end = starts[i], ends[i]
         good[i] = False
@@ -157,6 +166,36 @@ def read_records(  # noqa: PLR0912, PLR0915 one pass serves every kind
                 sizes[f, i] = number
                 at += number
         good[i] = is_whole and at == end
+        all_good += good[i]
+        for f in range(kinds.shape[0]):
+            if not good[i]:
+                cells[f, i], sizes[f, i], valid[f, i] = 0, 0, True
+            elif not valid[f, i]:
+                nulls[f] += 1
+            elif kinds[f] in (BYTES, STRING):
+                text_bytes[f] += sizes[f, i]
+            else:
+                sizes[f, i] = 0
+    return all_good
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def texts(data: Any, starts: Any, sizes: Any, offsets: Any, out: Any) -> None:
+    """Copy stretches of data one after the other, as Arrow has texts.
+
+    Args:
+        data: uint8.
+        starts, sizes: (n,) of each in data.
+        offsets: (n + 1,) int32, filled: where each begins, and the last one ends.
+        out: uint8, as many as all sizes, filled.
+    """
+    to = 0
+    for i in range(starts.shape[0]):
+        offsets[i] = to
+        for j in range(sizes[i]):
+            out[to + j] = data[starts[i] + j]
+        to += sizes[i]
+    offsets[starts.shape[0]] = to
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -166,6 +205,19 @@ def gather(data: Any, starts: Any, offsets: Any, out: Any) -> None:
         at, to = starts[i], offsets[i]
         for j in range(offsets[i + 1] - to):
             out[to + j] = data[at + j]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def all_fit(data: Any, starts: Any, ends: Any, most: int, head: Any) -> bool:
+    """Whether all of (n,) byte strings are there, have at most so many bytes, and begin with a head."""
+    for i in range(starts.shape[0]):
+        size = ends[i] - starts[i]
+        if size < head.shape[0] or size > most:
+            return False
+        for j in range(head.shape[0]):
+            if data[starts[i] + j] != head[j]:
+                return False
+    return True
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -53,7 +53,7 @@ def decode(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
     if lane.plan is None:
         return _decode_slow(lane, payloads)
     table, good = flat.decode(lane.plan, payloads)
-    if good.all():
+    if good is None:
         return table, {}
     suspects = np.flatnonzero(~good)
     bad = _walk_all(lane.walk, payloads, suspects)

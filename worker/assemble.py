@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -25,12 +24,11 @@ from feature_cache.store import MemoryStore, Store
 from schemas.codec import Codec
 from schemas.registry import Registry
 from schemas.schema import Schema, load_schema
-from worker.batch import Events
 from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
 from worker.config import Pipeline
 from worker.decide import DecisionPolicy, decide
-from worker.decode import DecodePlan, time_unit_us
+from worker.decode import DecodePlan, decode, time_unit_us
 from worker.encode import Stamp
 from worker.features import enrich
 from worker.infer import load_model
@@ -124,7 +122,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         event_id=pipeline.source.event_id,
         max_key_bytes=pipeline.source.max_key_bytes,
     )
-    _warm(codec, schema, plan, decision, meter)
+    _warm(codec, decode_plan, plan, decision, meter)
     transactional_id = _worker_id(pipeline) if pipeline.delivery.mode == "exactly_once" else None
     sink = Sink(
         producer_config(
@@ -276,17 +274,10 @@ def _worker_id(pipeline: Pipeline) -> str:
 
 
 def _warm(
-    codec: Codec, schema: Schema, plan: FeaturePlan, decision: DecisionPolicy | None, meter: Meter
+    codec: Codec, decode_plan: DecodePlan, plan: FeaturePlan, decision: DecisionPolicy | None, meter: Meter
 ) -> None:
     """Compile every kernel and load the codec before the first event, on no events."""
-    codec.decode([])
-    empty = Events(
-        table=pa.RecordBatch.from_pylist([], schema=schema.arrow),
-        records=records_of("", []),
-        event_us=np.zeros(0, np.int64),
-        next_offsets={},
-        complete_us={},
-    )
+    empty, _ = decode(records_of("", []), codec, decode_plan, 0)
     rows = HotRows(plan.layout, 1)
     enrich(empty, plan, Lanes(rows, MemoryStore(), "warm", "warm"), (), meter)
     _warm_packing(rows)

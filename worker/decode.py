@@ -6,16 +6,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
 from schemas.spans import Spans, equal, text_spans
+from worker import columns
 from worker.batch import Events, Rejected
+from worker.by_lane import next_offsets
 from worker.records import Records
+from worker.sound import are_finite, are_sound
 
 TIME_MARKER = "penstock.time-marker"  # header of a record without value; see docs/time.md
 _MARKER_DIGITS = 15  # milliseconds for another 30,000 years
+_NO_OFFSETS = np.zeros(0, np.int32)
+_NO_OFFSETS.flags.writeable = False  # as those that come from Arrow: one form to compile for
 _LATEST_US = 2**61  # beyond this, microseconds would overflow in sums with a window
 
 
@@ -87,16 +91,9 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
         table=table,
         records=kept,
         event_us=event_us,
-        next_offsets=_next_offsets(records),
+        next_offsets=next_offsets(records.partition, records.offset),
         complete_us=complete_us,
     ), rejected
-
-
-def _next_offsets(records: Records) -> dict[int, int]:
-    return {
-        partition: int(records.offset[records.partition == partition].max()) + 1
-        for partition in np.unique(records.partition).tolist()
-    }
 
 
 def _rejected(records: Records, row: int, stage: str, reason: str, detail: str) -> Rejected:
@@ -153,7 +150,58 @@ def _validate(
     """(n,) event time in microseconds, and which rows may be scored."""
     verdict = _Verdict(keep=np.ones(table.num_rows, np.bool_))
     time = table.column(plan.event_time)
-    ticks = _int64(time)
+    ticks = columns.ticks(time)
+    if not time.null_count and _are_sound(table, keys, plan, ticks, latest_us):
+        return ticks * plan.time_unit_us, verdict
+    return _judge(table, keys, plan, ticks, latest_us, verdict), verdict
+
+
+def _are_sound(
+    table: pa.RecordBatch,
+    keys: Spans,
+    plan: DecodePlan,
+    ticks: NDArray[np.int64],
+    latest_us: NDArray[np.int64],
+) -> bool:
+    """Whether all may be scored, as nearly always; `_judge` finds out which may not, and why."""
+    for name in plan.finite:
+        column = table.column(name)
+        if column.null_count:
+            return False
+        if pa.types.is_floating(column.type) and not are_finite(column.to_numpy(zero_copy_only=False)):
+            return False
+    said, id_offsets = columns.texts(table, plan.key), _NO_OFFSETS
+    if said.null_count:
+        return False
+    said_data, said_offsets = columns.text_offsets(said)
+    if plan.event_id is not None and pa.types.is_string(table.column(plan.event_id).type):
+        _, id_offsets = columns.text_offsets(table.column(plan.event_id))
+    return bool(
+        are_sound(
+            ticks,
+            latest_us,
+            plan.time_unit_us,
+            keys.data,
+            keys.starts,
+            keys.ends,
+            said_data,
+            said_offsets,
+            id_offsets,
+            plan.max_key_bytes,
+        )
+    )
+
+
+def _judge(
+    table: pa.RecordBatch,
+    keys: Spans,
+    plan: DecodePlan,
+    ticks: NDArray[np.int64],
+    latest_us: NDArray[np.int64],
+    verdict: _Verdict,
+) -> NDArray[np.int64]:
+    """(n,) event time in microseconds; the verdict says what is wrong with which row."""
+    time = table.column(plan.event_time)
     if time.null_count:
         verdict.reject(_nulls(time), "null_event_time", f"{plan.event_time} is null, expected a time")
     verdict.reject(ticks < 0, "event_time_too_old", f"{plan.event_time} is before 1970-01-01")
@@ -170,16 +218,16 @@ def _validate(
             finite = np.isfinite(column.to_numpy(zero_copy_only=False))
             if not finite.all():
                 verdict.reject(~finite & ~_nulls(column), "not_finite", f"{name} is NaN or infinite")
-    _check_keys(table.column(plan.key), keys, plan.key, verdict)
+    _check_keys(columns.texts(table, plan.key), keys, plan.key, verdict)
     _check_lengths(table, keys, plan, verdict)
-    return np.where(verdict.keep, ticks, 0) * plan.time_unit_us, verdict
+    kept_us: NDArray[np.int64] = np.where(verdict.keep, ticks, 0) * plan.time_unit_us
+    return kept_us
 
 
-def _check_keys(column: pa.Array, keys: Spans, name: str, verdict: _Verdict) -> None:
+def _check_keys(text: pa.Array, keys: Spans, name: str, verdict: _Verdict) -> None:
     """The record key names the entity, and the event must say the same."""
     missing = keys.sizes <= 0
     verdict.reject(missing, "missing_key", f"the record has no key, expected the value of {name}")
-    text = column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
     verdict.reject(
         ~equal(keys, text_spans(text)), "key_mismatch", f"the record key is not the value of {name}"
     )
@@ -204,12 +252,3 @@ def _check_lengths(table: pa.RecordBatch, keys: Spans, plan: DecodePlan, verdict
 def _nulls(column: pa.Array) -> NDArray[np.bool_]:
     nulls: NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
     return nulls
-
-
-def _int64(column: pa.Array) -> NDArray[np.int64]:
-    """Times as integers of their own unit, 0 where null."""
-    ticks = column.cast(pa.int64())
-    if ticks.null_count:
-        ticks = ticks.fill_null(0)
-    whole: NDArray[np.int64] = ticks.to_numpy(zero_copy_only=False)
-    return whole

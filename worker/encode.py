@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from feature_cache.order import ORDERS
 from schemas.schema import load_schema
 from worker.batch import Batch
+from worker.columns import texts
 from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.degradation import STEPS, WHOLE
 from worker.privacy import Privacy, hide
@@ -44,28 +45,29 @@ def score_columns(
 ) -> dict[str, Any]:
     """The score records of these rows, as columns of score.avsc; enums are indices of their symbols."""
     events, features = batch.events, batch.features
-    ids, keys = (events.table.column(name).cast(pa.string()) for name in (stamp.event_id, stamp.key))
+    ids, keys = (texts(events.table, name) for name in (stamp.event_id, stamp.key))
+    here: NDArray[np.int64] | slice = slice(None)  # all of them, nothing is copied
     if len(rows) < len(events):
-        ids, keys = ids.take(pa.array(rows)), keys.take(pa.array(rows))
-    age_ms = features.lookup_age_ms[rows]
+        ids, keys, here = ids.take(pa.array(rows)), keys.take(pa.array(rows)), rows
+    age_ms = features.lookup_age_ms[here]
     return {
         "event_id": ids,
         "key": keys,
         "source_topic": stamp.source_topic,
-        "source_partition": events.records.partition[rows],
-        "source_offset": events.records.offset[rows],
-        "event_time": events.event_us[rows],
+        "source_partition": events.records.partition[here],
+        "source_offset": events.records.offset[here],
+        "event_time": events.event_us[here],
         "scored_at": np.full(len(rows), now_us),
-        "score": scores[rows],
+        "score": scores[here],
         "model": stamp.model,
         "model_version": stamp.model_version,
         "policy_version": stamp.policy_version,
-        "late": features.late[rows],
-        "incomplete": features.incomplete[rows],
-        "degraded": features.degradation[rows] != WHOLE,
-        "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0),
-        "degradation": features.degradation[rows],
-        "time_order": features.time_order[rows],
+        "late": features.late[here],
+        "incomplete": features.incomplete[here],
+        "degraded": features.degradation[here] != WHOLE,
+        "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0) if age_ms.max(initial=-1) >= 0 else None,
+        "degradation": features.degradation[here],
+        "time_order": features.time_order[here],
     }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_cache.lanes import Lanes
@@ -15,6 +14,8 @@ from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
 from feature_cache.recent import apply_sequences, apply_windows
 from feature_cache.rows import WrongLaneError
 from worker.batch import Events, Features
+from worker.by_lane import sum_up
+from worker.columns import numbers
 from worker.config import CalendarFeature
 from worker.decode import future_from_us
 from worker.degradation import STALE_LOOKUP, WITHOUT_ROWS
@@ -25,15 +26,6 @@ from worker.profiles import Profile
 from worker.records import index_keys
 
 _HOUR_US = 3_600_000_000
-
-
-def numbers(table: pa.RecordBatch, name: str) -> NDArray[np.float64]:
-    """(n,) an event field as float64; booleans are 0 and 1."""
-    column = table.column(name)
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    return values
 
 
 def calendar(event_us: NDArray[np.int64], feature: CalendarFeature) -> NDArray[np.int64 | np.bool_]:
@@ -168,6 +160,8 @@ def _remember(
     if order.refused.any():
         slots = np.where(order.refused, -1, slots)
     arrays = {group.spec.name: group for group in lanes.rows.groups}
+    if not (plan.windows or plan.sequences):
+        return {}
     lane_forgotten_us = _lane_forgotten(events, lanes)
     for column, group, field in plan.windows:
         out = np.empty((len(events), len(group.columns)))
@@ -207,12 +201,18 @@ def _remember(
 
 def _lane_forgotten(events: Events, lanes: Lanes) -> NDArray[np.int64]:
     """(n,) the event time before which the event's lane knows nothing at all."""
-    forgotten_us = np.full(len(events), NEVER_US, np.int64)
-    for partition in np.unique(events.records.partition).tolist():
+    forgotten_us = np.full(_lanes_seen(events), NEVER_US, np.int64)
+    for partition in events.next_offsets:
         lane, here = lanes[partition], events.records.partition == partition
         # A lane that starts blind learns with its first event since when it knows anything.
-        forgotten_us[here] = events.event_us[here][0] if lane.starts_blind else lane.forgotten_us
-    return forgotten_us
+        is_blind = lane.starts_blind and here.any()
+        forgotten_us[partition] = events.event_us[here][0] if is_blind else lane.forgotten_us
+    return forgotten_us[events.records.partition]
+
+
+def _lanes_seen(events: Events) -> int:
+    """How long an array is that has a place for each partition of these events."""
+    return max(events.next_offsets, default=0) + 1
 
 
 def _advance(events: Events, lanes: Lanes, order: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -220,18 +220,22 @@ def _advance(events: Events, lanes: Lanes, order: NDArray[np.uint8]) -> NDArray[
 
     A time in the future says nothing of how far a lane has come: lookups that read it would never be stale.
     """
-    is_muted = np.zeros(len(events), np.bool_)
+    records, is_muted = events.records, np.empty(len(events), np.bool_)
+    mute_until, first_us, newest_us = np.zeros((3, _lanes_seen(events)), np.int64)
+    for partition in events.next_offsets:
+        mute_until[partition] = lanes[partition].mute_until
+    sum_up(
+        records.partition,
+        records.offset,
+        events.event_us,
+        order,
+        mute_until,
+        is_muted,
+        first_us,
+        newest_us,
+    )
     for partition, next_offset in events.next_offsets.items():
-        here = events.records.partition == partition
-        complete_us = events.complete_us.get(partition, NEVER_US)
-        first_us = NEVER_US
-        if here.any():
-            times_us = events.event_us[here]
-            first_us = int(times_us[0])
-            known_us = times_us[order[here] != FUTURE]
-            if len(known_us):
-                # Another event of the newest time may follow: only what is before it is complete.
-                complete_us = max(complete_us, int(known_us.max()) - 1)
-            is_muted[here] = events.records.offset[here] < lanes[partition].mute_until
-        lanes.advance(partition, next_offset, complete_us, first_us)
+        # Another event of the newest time may follow: only what is before it is complete.
+        complete_us = max(events.complete_us.get(partition, NEVER_US), int(newest_us[partition]) - 1)
+        lanes.advance(partition, next_offset, complete_us, int(first_us[partition]))
     return is_muted

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_cache.key_index import distinct
@@ -17,6 +16,7 @@ from feature_cache.mirror import Mirror
 from feature_cache.store import Store, StoreUnavailableError
 from schemas.spans import Spans, text_spans
 from worker.batch import Events
+from worker.columns import texts
 from worker.partitioners import partitions
 from worker.plan import LookupPlan
 from worker.records import index_keys
@@ -63,7 +63,7 @@ class Lookup:
         Raises:
             StoreUnavailableError: the store did not answer; not with `may_guess`.
         """
-        asked = text_spans(events.table.column(self._plan.feature.key).cast(pa.string()))
+        asked = text_spans(texts(events.table, self._plan.feature.key))
         firsts, key_index = distinct(index_keys(asked))
         keys = asked.take(firsts)
         try:

@@ -12,6 +12,7 @@ from feature_cache.store import Store
 from schemas.schema import load_schema
 from schemas.spans import spans_of, text_spans
 from worker.batch import Events, Features
+from worker.columns import texts, ticks
 from worker.config import Pipeline
 from worker.decode import time_unit_us
 from worker.features import enrich
@@ -55,19 +56,18 @@ class Offline:
         n = table.num_rows
         nothing = spans_of([None] * n)
         first, self._next_offset = self._next_offset, self._next_offset + n
-        ticks = table.column(self._source.event_time).cast(pa.int64()).to_numpy(zero_copy_only=False)
         events = Events(
             table=table,
             records=Records(
                 topic=self._source.topic,
                 values=nothing,
-                keys=text_spans(table.column(self._source.key).cast(pa.string())),
+                keys=text_spans(texts(table, self._source.key)),
                 headers=nothing,
                 partition=np.full(n, _ONE_LANE, np.int32),
                 offset=np.arange(first, self._next_offset),
                 produced_ms=np.full(n, -1, np.int64),
             ),
-            event_us=ticks * self._time_unit_us,
+            event_us=ticks(table.column(self._source.event_time)) * self._time_unit_us,
             next_offsets={_ONE_LANE: self._next_offset},
             complete_us={},
         )

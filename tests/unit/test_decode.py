@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from schemas.codec import Codec
 from schemas.schema import Schema
 from tests.builders import NOW_MS, NOW_US, Headers, Message, event_schema, records, table_rows
+from worker import decode as decode_module
 from worker.batch import Events, Rejected
 from worker.decode import TIME_MARKER, DecodePlan, decode, time_unit_us
 from worker.records import Record
@@ -468,3 +469,33 @@ def test_every_record_is_an_event_or_a_reject_or_a_time_marker(drawn: list[Messa
         assert np.isfinite(columns["amount"])
         assert 0 <= events.event_us[i] <= NOW_US + HOUR_US
     assert all(r.reason and r.detail and r.stage in ("decode", "validate") for r in rejected)
+
+
+MAYBE_BAD = st.fixed_dictionaries(
+    {},
+    optional={
+        "time": st.sampled_from([GOOD_MS, -1, GOOD_MS + HOUR_US // 1000, GOOD_MS + HOUR_US // 1000 + 1]),
+        "amount": st.sampled_from([1.5, float("nan"), float("inf"), -float("inf")]),
+        "card": st.sampled_from(["c", "d", "", "c" * 9]),
+        "id": st.sampled_from(["e", "e" * 8, "e" * 9]),
+        "key": st.sampled_from([b"c", b"d", b"", None, b"c" * 9]),
+    },
+)
+
+
+@settings(deadline=None)
+@given(st.lists(MAYBE_BAD, max_size=4))
+def test_a_batch_that_is_passed_at_a_glance_is_one_with_nothing_wrong_in_it(
+    fields: list[dict[str, Any]],
+) -> None:
+    chosen = replace(PLAN, event_id="id", max_key_bytes=8)
+    messages = [message(CODEC, offset, **each) for offset, each in enumerate(fields)]
+
+    events, rejected = run(messages, chosen=chosen)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(decode_module, "_are_sound", lambda *_: False)
+        slow_events, slow_rejected = run(messages, chosen=chosen)
+
+    assert events.event_us.tolist() == slow_events.event_us.tolist()
+    assert table_rows(events.table) == table_rows(slow_events.table)
+    assert rejected == slow_rejected

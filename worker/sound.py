@@ -1,0 +1,56 @@
+"""Whether all events of a batch can be scored: one pass over the columns, which says yes or no."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def are_sound(
+    ticks: Any,
+    latest_us: Any,
+    unit_us: int,
+    key_data: Any,
+    key_starts: Any,
+    key_ends: Any,
+    said_data: Any,
+    said_offsets: Any,
+    id_offsets: Any,
+    longest: int,
+) -> bool:
+    """Whether nothing is wrong with the times, keys and ids of n events.
+
+    Args:
+        ticks: (n,) int64 event time.
+        latest_us: (n,) int64 the newest that is taken, in microseconds.
+        unit_us: microseconds a tick.
+        key_data, key_starts, key_ends: the record keys.
+        said_data, said_offsets: (n + 1,) what the events say that their keys are.
+        id_offsets: (n + 1,) of the event ids; (0,): none are texts.
+        longest: bytes of a key and of an id.
+    """
+    has_ids = id_offsets.shape[0] > 0
+    for i in range(ticks.shape[0]):
+        if ticks[i] < 0 or ticks[i] > latest_us[i] // unit_us:
+            return False
+        size, begin = key_ends[i] - key_starts[i], said_offsets[i]
+        if size <= 0 or size > longest or size != said_offsets[i + 1] - begin:
+            return False
+        if has_ids and id_offsets[i + 1] - id_offsets[i] > longest:
+            return False
+        for j in range(size):
+            if key_data[key_starts[i] + j] != said_data[begin + j]:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def are_finite(values: Any) -> bool:
+    """Whether none of (n,) floats is NaN or infinite."""
+    for i in range(values.shape[0]):  # noqa: SIM110 compiled
+        if not np.isfinite(values[i]):
+            return False
+    return True
