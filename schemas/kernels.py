@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from schemas import array_types as t
+
 # What a column is, as the kernels know it.
 BOOLEAN, INT, LONG, FLOAT, DOUBLE, BYTES, STRING, ENUM, CONSTANT = range(9)
 _INT_SPAN = np.uint64(1 << 32)
@@ -67,7 +69,24 @@ def _is_utf8(data: Any, at: int, end: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(
+    t.INT64(
+        t.BYTES,
+        t.INT64S,
+        t.INT64S,
+        t.INT8S,
+        t.INT8S,
+        t.INT64S,
+        t.OUT_INT64_TABLE,
+        t.OUT_INT32_TABLE,
+        t.OUT_BOOL_TABLE,
+        t.OUT_BOOLS,
+        t.OUT_INT64S,
+        t.OUT_INT64S,
+    ),
+    cache=True,
+    nogil=True,
+)  # type: ignore[untyped-decorator]
 def read_records(  # noqa: PLR0912, PLR0915 one pass serves every kind
     data: Any,
     starts: Any,
@@ -179,7 +198,7 @@ def read_records(  # noqa: PLR0912, PLR0915 one pass serves every kind
     return all_good
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit((t.BYTES, t.INT64S, t.INT32S, t.OUT_INT32S, t.OUT_BYTES), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def texts(data: Any, starts: Any, sizes: Any, offsets: Any, out: Any) -> None:
     """Copy stretches of data one after the other, as Arrow has texts.
 
@@ -198,7 +217,7 @@ def texts(data: Any, starts: Any, sizes: Any, offsets: Any, out: Any) -> None:
     offsets[starts.shape[0]] = to
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit((t.BYTES, t.INT64S, t.INT64S, t.OUT_BYTES), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def gather(data: Any, starts: Any, offsets: Any, out: Any) -> None:
     """Copy stretches of data, (n,) starts, one after the other to (n + 1,) offsets of out."""
     for i in range(starts.shape[0]):
@@ -207,7 +226,7 @@ def gather(data: Any, starts: Any, offsets: Any, out: Any) -> None:
             out[to + j] = data[at + j]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(t.BOOL(t.BYTES, t.INT64S, t.INT64S, t.INT64, t.BYTES), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def all_fit(data: Any, starts: Any, ends: Any, most: int, head: Any) -> bool:
     """Whether all of (n,) byte strings are there, have at most so many bytes, and begin with a head."""
     for i in range(starts.shape[0]):
@@ -220,7 +239,7 @@ def all_fit(data: Any, starts: Any, ends: Any, most: int, head: Any) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit((t.BYTES, t.INT64S, t.INT64S, t.BYTES, t.INT64S, t.INT64S, t.OUT_BOOLS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def compare(data: Any, starts: Any, ends: Any, other: Any, from_: Any, to: Any, same: Any) -> None:
     """Which of (n,) byte strings are there and the same in both; same is (n,) bool, filled."""
     for i in range(starts.shape[0]):
@@ -243,7 +262,21 @@ def _put_varint(out: Any, at: int, number: int) -> int:
     return at + 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(
+    (
+        t.BYTES,
+        t.INT8S,
+        t.INT8S,
+        t.OUT_INT64_TABLE,
+        t.OUT_INT32_TABLE,
+        t.OUT_BOOL_TABLE,
+        t.BYTES,
+        t.OUT_BYTES,
+        t.OUT_INT64S,
+    ),
+    cache=True,
+    nogil=True,
+)  # type: ignore[untyped-decorator]
 def write_records(  # noqa: PLR0912 one pass serves every kind
     prefix: Any,
     kinds: Any,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from feature_cache.layout import NEVER_US
 from feature_cache.order import FUTURE
+from schemas import array_types as t
 
 
 def next_offsets(partition: NDArray[np.int32], offset: NDArray[np.int64]) -> dict[int, int]:
@@ -18,7 +19,7 @@ def next_offsets(partition: NDArray[np.int32], offset: NDArray[np.int64]) -> dic
     return dict(sorted(found[: _next_offsets(partition, offset, found)].tolist()))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(t.INT64(t.INT32S, t.INT64S, t.OUT_INT64_TABLE), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _next_offsets(partition: Any, offset: Any, found: Any) -> int:
     """found is (n, 2) int64, filled: partition and next offset. Returns how many are there."""
     count = at = 0
@@ -34,7 +35,11 @@ def _next_offsets(partition: Any, offset: Any, found: Any) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(
+    (t.INT32S, t.INT64S, t.INT64S, t.UINT8S, t.INT64S, t.OUT_BOOLS, t.OUT_INT64S, t.OUT_INT64S),
+    cache=True,
+    nogil=True,
+)  # type: ignore[untyped-decorator]
 def sum_up(
     partition: Any,
     offset: Any,

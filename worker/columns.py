@@ -7,8 +7,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 _NOTHING, _NO_TEXTS, _NO_TICKS = np.zeros(0, np.uint8), np.zeros(1, np.int32), np.zeros(0, np.int64)
-for _array in (_NOTHING, _NO_TEXTS, _NO_TICKS):
-    _array.flags.writeable = False  # as what comes from Arrow: one form to compile for
 
 
 def numbers(table: pa.RecordBatch, name: str) -> NDArray[np.float64]:

@@ -19,7 +19,6 @@ from worker.sound import are_finite, are_sound
 TIME_MARKER = "penstock.time-marker"  # header of a record without value; see docs/time.md
 _MARKER_DIGITS = 15  # milliseconds for another 30,000 years
 _NO_OFFSETS = np.zeros(0, np.int32)
-_NO_OFFSETS.flags.writeable = False  # as those that come from Arrow: one form to compile for
 _LATEST_US = 2**61  # beyond this, microseconds would overflow in sums with a window
 
 

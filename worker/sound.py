@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from schemas import array_types as t
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+
+@njit(
+    t.BOOL(t.INT64S, t.INT64S, t.INT64, t.BYTES, t.INT64S, t.INT64S, t.BYTES, t.INT32S, t.INT32S, t.INT64),
+    cache=True,
+    nogil=True,
+)  # type: ignore[untyped-decorator]
 def are_sound(
     ticks: Any,
     latest_us: Any,
@@ -47,7 +53,7 @@ def are_sound(
     return True
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit([t.BOOL(t.FLOAT32S), t.BOOL(t.FLOAT64S)], cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def are_finite(values: Any) -> bool:
     """Whether none of (n,) floats is NaN or infinite."""
     for i in range(values.shape[0]):  # noqa: SIM110 compiled
