@@ -106,6 +106,7 @@ class Worker:
             self._is_broken = True  # whatever happens now, commit nothing
             raise
         finally:
+            line.sink.let_offsets_arrive()
             line.source.close()
             line.sink.close()
 

@@ -263,6 +263,7 @@ class Sink:
         if self.is_transactional:
             with suppress(NotCommittedError):
                 self.end_commit()
+        self.let_offsets_arrive()
         self._ending = None
         self._sent.clear()
         if not self._is_open:
@@ -275,6 +276,12 @@ class Sink:
             self._is_open, self._will = False, replace(self._will, wanted=None)
         except (KafkaException, TimeoutError) as error:
             self._lost(f"not aborted: {error}")
+
+    def let_offsets_arrive(self) -> None:
+        """Wait, not for long, for offsets that are being committed: a consumer must not be closed meanwhile."""
+        if self._ending is not None and self._ending.end is not None:
+            with suppress(Exception):
+                self._ending.end.result(_SLACK_S)
 
     def undecided(self) -> NotCommittedError:
         """The offsets stay undecided for longer than any transaction: end what we may have left open."""
