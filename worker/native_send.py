@@ -45,7 +45,7 @@ class NativeSend:
         running = self._lib.rd_kafka_conf(self._handle)
         # Both are read at each report. The Python client's own callback would pass over our records.
         self._lib.rd_kafka_conf_set_dr_msg_cb(running, kernels.note_report.address)
-        # Of all records, in a transaction too: a flush, and so a commit, waits in steps of 10 ms for any report.
+        # In a transaction too: a flush, and so a commit, waits for reports in steps of 10 ms.
         self._lib.rd_kafka_conf_set(running, b"delivery.report.only.error", b"false", None, 0)
         self._hand_over(0, 0, Sent("", spans_of([]), spans_of([]), None), 0)  # compiles
 

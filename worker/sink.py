@@ -278,7 +278,7 @@ class Sink:
             self._lost(f"not aborted: {error}")
 
     def let_offsets_arrive(self) -> None:
-        """Wait, not for long, for offsets that are being committed: a consumer must not be closed meanwhile."""
+        """Wait, not for long, for a commit under way: its consumer must not be closed meanwhile."""
         if self._ending is not None and self._ending.end is not None:
             with suppress(Exception):
                 self._ending.end.result(_SLACK_S)

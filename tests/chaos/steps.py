@@ -29,6 +29,7 @@ STEPS = (
     Step(name="encode", module="worker.publish", attribute="score_columns"),
     Step(name="send", module="worker.sink", attribute="Sink.send"),
     Step(name="begin", module="worker.native_send", attribute="Producer.begin_transaction"),
+    Step(name="acknowledge", module="worker.sink", attribute="Sink.is_committing"),
     Step(name="flush", module="worker.native_send", attribute="Producer.flush"),
     Step(name="offsets", module="worker.native_send", attribute="Producer.send_offsets_to_transaction"),
     Step(name="commit", module="worker.native_send", attribute="Producer.commit_transaction"),
@@ -48,7 +49,7 @@ STEPS = (
 _ALWAYS = ("poll", "decode", "features", "load", "infer", "decide", "encode", "send", "write")
 STEADY = {
     "exactly_once": (*_ALWAYS, "begin", "offsets", "commit"),
-    "at_least_once": (*_ALWAYS, "flush", "commit-offsets"),
+    "at_least_once": (*_ALWAYS, "acknowledge", "commit-offsets"),
 }
 
 
