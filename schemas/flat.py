@@ -238,7 +238,8 @@ def _fill(
         _fill_valid(column, ~np.ma.getmaskarray(value), valid)
         value = value.filled(0)
     if isinstance(value, np.ndarray):
-        if column.kind not in _TEXT and value.dtype.kind in "biuf":
+        is_float = column.kind in (kernels.FLOAT, kernels.DOUBLE)
+        if column.kind not in _TEXT and value.dtype.kind in ("biuf" if is_float else "biu"):
             _fill_numbers(column, value, cells)
             return None
         value = pa.array(value, column.arrow, mask=~valid)

@@ -11,6 +11,7 @@ import fastavro.schema
 import fastavro.validation
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -312,3 +313,13 @@ def test_a_float_keeps_its_value_in_both_paths() -> None:
 
     for codec in (Codec(schema, "raw"), slow_codec(schema)):
         assert codec.decode(payloads).table.column(0).to_numpy().tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "value"), [("int", 1.5), ("int", 3e9), ("long", 1.5)])
+def test_a_float_that_is_no_whole_number_of_its_field_is_refused_and_not_cut(kind: str, value: float) -> None:
+    schema = parse_schema(
+        json.dumps({"type": "record", "name": "R", "fields": [{"name": "a", "type": kind}]})
+    )
+
+    with pytest.raises((ValueError, pa.ArrowException)):
+        Codec(schema, "raw").encode_columns({"a": np.array([2.0, value])}, 2)
