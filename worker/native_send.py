@@ -87,11 +87,9 @@ class NativeSend:
 
     def _topic(self, name: str) -> tuple[int, NDArray[np.int64]]:
         if name not in self._topics:
-            _noted.append(np.zeros((2, 2), np.int64))
-            self._topics[name] = (
-                self._lib.rd_kafka_topic_new(self._handle, name.encode(), None),
-                _noted[-1],
-            )
+            sides = np.zeros((2, 2), np.int64)
+            _noted.append(sides)
+            self._topics[name] = self._lib.rd_kafka_topic_new(self._handle, name.encode(), None), sides
         return self._topics[name]
 
     def _hand_over(self, first: int, topic: int, records: Sent, noted_at: int) -> tuple[int, int]:

@@ -251,7 +251,7 @@ class Sink:
         if failed := self._sender.failed():
             raise self._lost(f"{failed[0][1]}: {failed[0][0].str()}")
         if left := self._sender.under_way():
-            if time.monotonic() < ending.give_up_s:
+            if not may_wait and time.monotonic() < ending.give_up_s:
                 return
             raise self._lost(f"{left} outputs not acknowledged within {_FLUSH_S:g} s")
         commit = partial(commit_to_group, ending.consumer, ending.commit.offsets)

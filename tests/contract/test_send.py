@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import confluent_kafka
@@ -224,6 +226,26 @@ def test_what_is_under_way_before_a_mark_is_counted_apart_from_what_is_sent_afte
     send.client.flush(WITHIN_S)
     assert send.under_way() == 0
     assert {topic for _, topic in send.failed()} == {"out"}
+
+
+def test_pipelines_of_one_process_count_each_its_own(open_send: Open) -> None:
+    topics = [f"out-{number}" for number in range(50)]
+    start = threading.Barrier(8)
+
+    def run() -> int:
+        send = open_send("127.0.0.1:9")
+        start.wait(WITHIN_S)
+        for topic in topics:
+            send.send(sent(topic, RECORDS[:1]), WITHIN_S)
+        send.mark()
+        count = send.under_way()
+        send.client.purge()
+        return count
+
+    with ThreadPoolExecutor(start.parties) as pool:
+        counts = [future.result(WITHIN_S) for future in [pool.submit(run) for _ in range(start.parties)]]
+
+    assert counts == [len(topics)] * start.parties
 
 
 def test_an_unknown_client_is_used_as_it_is_meant_to_be(
