@@ -209,43 +209,78 @@ class Lanes:
         if len(missing):
             asked = keys.take(missing)
             firsts, which = distinct(asked)
-            lane_of, added = partitions[missing[firsts]], np.empty(len(firsts), np.int64)
-            for partition in np.unique(lane_of).tolist():
-                here = lane_of == partition
-                added[here], found = self._load_or_guess(partition, asked.take(firsts[here]))
-                loaded += found
+            added, loaded = self._load(asked.take(firsts), partitions[missing[firsts]])
             new = len(firsts) - loaded
             slots[missing] = added[which]
         self.rows.check_lane(slots, partitions)
         return slots, loaded, new
 
-    def _load_or_guess(self, partition: int, wanted: Keys) -> tuple[NDArray[np.int64], int]:
-        lane = self._owned[partition]
-        if not lane.is_guessing:
-            try:
-                return self._load(partition, wanted)
-            except StoreUnavailableError:
-                if not self._may_guess:
-                    raise
-            lane.is_guessing = True
-        # Not even when the store is back: a row stored may lack events that a guess has seen.
-        slots = self.rows.add(wanted, partition)
-        self.rows.is_guess[slots] = True
-        return slots, 0
+    def _load(self, wanted: Keys, partitions: NDArray[np.int32]) -> tuple[NDArray[np.int64], int]:
+        """Rows of distinct entities that are not in memory, and how many of them were stored."""
+        order = np.argsort(partitions, kind="stable")
+        wanted, lane_of = wanted.take(order), partitions[order]
+        found, firsts = np.unique(lane_of, return_index=True)
+        ends = np.append(firsts[1:], len(lane_of))
+        parts = {int(lane): slice(a, b) for lane, a, b in zip(found, firsts, ends, strict=True)}
+        keys = wanted.to_list()
+        stored = self._read({partition: keys[part] for partition, part in parts.items()})
+        packed: list[bytes | None] = []
+        generation = np.empty(len(lane_of), np.int64)
+        for partition, part in parts.items():
+            packed += stored[partition]
+            generation[part] = self._owned[partition].generation
+        slots = self.rows.add(wanted, lane_of)
+        for partition in filter(lambda partition: self._owned[partition].is_guessing, parts):
+            self.rows.is_guess[slots[parts[partition]]] = True
+        try:
+            loaded = int(unpack_generation(self.rows, slots, packed, generation).sum())
+        except CorruptRowError:
+            for partition, part in parts.items():
+                self._give_up_if_corrupt(partition, slots[part], packed[part])
+            raise
+        unordered = np.empty_like(slots)
+        unordered[order] = slots
+        return unordered, loaded
 
-    def _load(self, partition: int, wanted: Keys) -> tuple[NDArray[np.int64], int]:
-        lane = self._owned[partition]
-        packed: Sequence[bytes | None] = [None] * len(wanted)
-        if lane.has_rows:
-            meta, packed = self._store.read(lane.name, wanted.to_list())
+    def _read(self, wanted: dict[int, list[bytes]]) -> dict[int, list[bytes | None]]:
+        """Packed rows by lane: none where it has none, or where they have to be guessed."""
+        found: dict[int, list[bytes | None]] = {lane: [None] * len(keys) for lane, keys in wanted.items()}
+        asked = [lane for lane in wanted if self._owned[lane].has_rows and not self._owned[lane].is_guessing]
+        try:
+            return found | self._stored(asked, wanted)
+        except StoreUnavailableError:
+            if not self._may_guess:
+                raise
+            # One shard of a cluster may be away alone.
+            for lane in asked:
+                try:
+                    found |= self._stored([lane], wanted)
+                except StoreUnavailableError:
+                    # Not even when the store is back: a row stored may lack events that a guess has seen.
+                    self._owned[lane].is_guessing = True
+        return found
+
+    def _stored(self, asked: list[int], wanted: dict[int, list[bytes]]) -> dict[int, list[bytes | None]]:
+        """What the store has, of lanes that still are ours."""
+        if not asked:
+            return {}
+        answers = self._store.read([(self._owned[partition].name, wanted[partition]) for partition in asked])
+        for partition, (meta, _) in zip(asked, answers, strict=True):
+            lane = self._owned[partition]
             if meta is None or meta not in (lane.durable, lane.uncertain):
                 raise FencedError(f"lane {lane.name}: found {meta}, expected {lane.durable}")
-        slots = self.rows.add(wanted, partition)
+        return {partition: packed for partition, (_, packed) in zip(asked, answers, strict=True)}
+
+    def _give_up_if_corrupt(
+        self, partition: int, slots: NDArray[np.int64], packed: Sequence[bytes | None]
+    ) -> None:
+        """Give up what is stored of a lane, where these rows of it are corrupt, and say so."""
+        lane = self._owned[partition]
         try:
-            return slots, int(unpack_generation(self.rows, slots, packed, lane.generation).sum())
+            unpack_generation(self.rows, slots, packed, lane.generation)
         except CorruptRowError as error:
-            # Give up what is stored, or every restart would meet the same row: the topic makes it again.
-            # A store that goes away just now is no reason to go on: these rows are in memory, and empty.
+            # Else every restart would meet the same row: the topic makes it again. A store that goes away
+            # just now is no reason to go on: these rows are in memory, and undefined.
             with suppress(StoreUnavailableError):
                 self._store.write(lane.name, lane.durable, replace(lane.durable, watermark=NOTHING), [], [])
             raise CorruptRowError(

@@ -79,7 +79,7 @@ class Mirror:
         name = lane_name(*self._owner, lane)
         while True:
             missing = here[slots[here] < 0]
-            meta, packed = self._store.read(name, keys.take(missing).to_list())
+            [(meta, packed)] = self._store.read([(name, keys.take(missing).to_list())])
             if meta is not None and not self._is_usable(meta):
                 meta = None
             is_same = meta == self._meta.get(lane)

@@ -131,13 +131,14 @@ def unpack(rows: Any, slots: NDArray[np.int64], packed: Sequence[bytes]) -> None
 
 
 def unpack_generation(
-    rows: Any, slots: NDArray[np.int64], packed: Sequence[bytes | None], generation: int
+    rows: Any, slots: NDArray[np.int64], packed: Sequence[bytes | None], generation: int | NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Fill slots from those rows that were written under this generation, in this version.
 
     Args:
         slots: (n,) int64.
         packed: (n,) the row of each; None: there is none.
+        generation: of all, or (n,) of each.
 
     Returns:
         (n,) which were filled; the others are as they were.
@@ -153,7 +154,8 @@ def unpack_generation(
         is_kept[is_kept] = is_whole
         found, sizes = list(compress(found, is_whole.tolist())), sizes[is_whole]
     words, starts, ends = _words(found, sizes)
-    is_ours = (words[starts] & 0xFF == ROW_VERSION) & (words[starts + 1] == generation)
+    ours = generation[is_kept] if isinstance(generation, np.ndarray) else generation
+    is_ours = (words[starts] & 0xFF == ROW_VERSION) & (words[starts + 1] == ours)
     is_kept[is_kept] = is_ours
     _fill(rows, slots[is_kept], words, starts[is_ours], ends[is_ours])
     return is_kept

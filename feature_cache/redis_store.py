@@ -1,4 +1,4 @@
-"""The durable copy of rows in Redis: one value per row, one MGET and one atomic script per lane."""
+"""The durable copy of rows in Redis: one value per row, one MGET for many, one atomic script per lane."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import redis
@@ -16,7 +17,7 @@ from redis.sentinel import MasterNotFoundError
 from feature_cache.breaker import Breaker
 from feature_cache.redis_address import connect, parse_address
 from feature_cache.redis_errors import ERRORS, explained, was_answered
-from feature_cache.store import NOTHING, LaneMeta, StoreUnavailableError
+from feature_cache.store import NOTHING, LaneMeta, Stored, StoreUnavailableError
 
 # A hash tag per lane keeps a lane's keys in one Redis Cluster slot: one MGET, one script.
 # The meta's field name cannot be an entity: entities are appended after a second colon.
@@ -92,18 +93,28 @@ class RedisStore:
         stored = self.get([_meta_key(lane) for lane in lanes])
         return [None if meta is None else LaneMeta.decode(meta) for meta in stored]
 
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
-        prefix, meta_key = _prefix(lane), _meta_key(lane)
-        rows: list[bytes | None] = []
-        stored: bytes | None = None
-        for start in range(0, max(len(keys), 1), _KEYS_PER_MGET):
-            names = [prefix + key for key in keys[start : start + _KEYS_PER_MGET]]
-            first, *found = cast("list[bytes | None]", self.ask(meta_key, b"MGET", meta_key, *names))
-            if start and first != stored:  # written between two chunks: not one instant any more
-                return self.read(lane, keys)
-            stored = first
-            rows += found
-        return (None if stored is None else LaneMeta.decode(stored)), rows
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
+        if not self._is_cluster:
+            return self._read(wanted)
+        return [stored for lane in wanted for stored in self._read([lane])]
+
+    def _read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
+        """Lanes that one server has, in as few commands as can be."""
+        metas: list[bytes | None] = [None] * len(wanted)
+        rows: list[list[bytes | None]] = [[] for _ in wanted]
+        for command in _commands([len(keys) for _, keys in wanted]):
+            names = [name for lane, part in command for name in _names(*wanted[lane], part)]
+            values = iter(cast("list[bytes | None]", self.ask(names[0], b"MGET", *names)))
+            for lane, part in command:
+                meta = next(values)
+                if part.start and meta != metas[lane]:
+                    return self._read(wanted)  # written between two commands: not one instant any more
+                metas[lane] = meta
+                rows[lane] += islice(values, part.stop - part.start)
+        return [
+            (None if meta is None else LaneMeta.decode(meta), found)
+            for meta, found in zip(metas, rows, strict=True)
+        ]
 
     def write(
         self, lane: str, expected: LaneMeta, new: LaneMeta, keys: Sequence[bytes], rows: Sequence[bytes]
@@ -254,6 +265,27 @@ def _patience(rows: int, size_bytes: int) -> int:
         return 1
     times = max(-(-rows // _LARGEST_ROWS), -(-size_bytes // _LARGEST_BYTES))
     return int(_BIG_TAKES * (1 << (times - 1).bit_length()))
+
+
+def _commands(counts: Sequence[int]) -> Iterator[list[tuple[int, slice]]]:
+    """Which of each lane's keys every MGET asks for; all of a lane's in one, where it has room for them."""
+    command: list[tuple[int, slice]] = []
+    size = 0
+    for lane, count in enumerate(counts):
+        for start in range(0, max(count, 1), _KEYS_PER_MGET):
+            part = slice(start, min(start + _KEYS_PER_MGET, count))
+            if command and size + part.stop - start > _KEYS_PER_MGET:
+                yield command
+                command, size = [], 0
+            command.append((lane, part))
+            size += part.stop - start
+    if command:
+        yield command
+
+
+def _names(lane: str, keys: Sequence[bytes], part: slice) -> list[bytes]:
+    prefix = _prefix(lane)
+    return [_meta_key(lane), *(prefix + key for key in keys[part])]
 
 
 def _meta_key(lane: str) -> bytes:

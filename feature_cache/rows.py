@@ -53,8 +53,10 @@ class HotRows:
         self._used_at[slots[slots >= 0]] = self._clock
         return slots
 
-    def add(self, keys: Keys | Sequence[bytes], lane: int) -> NDArray[np.int64]:
-        """Empty rows for distinct entities not in memory; clean rows make room, oldest use first.
+    def add(self, keys: Keys | Sequence[bytes], lane: int | NDArray[np.int32]) -> NDArray[np.int64]:
+        """Empty rows for distinct entities not in memory, of one lane, or each of its own.
+
+        Clean rows make room, oldest use first.
 
         Raises:
             RowsFullError: no clean row is left to make room with.

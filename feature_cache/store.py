@@ -53,6 +53,9 @@ class LaneMeta:
         )
 
 
+Stored = tuple[LaneMeta | None, list[bytes | None]]  # a lane's meta, and packed rows of it
+
+
 class Store(Protocol):
     """Rows by lane. Every call may raise StoreUnavailableError or StoreRefusedError."""
 
@@ -65,8 +68,8 @@ class Store(Protocol):
     def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
         """What `meta` says of each, in as few commands as can be; each as of some moment of the call."""
 
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
-        """The lane's meta and these entities' packed rows (None: there is none), as of one instant."""
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
+        """Of each lane its meta and these entities' packed rows (None: there is none), as of one instant."""
 
     def write(
         self, lane: str, expected: LaneMeta, new: LaneMeta, keys: Sequence[bytes], rows: Sequence[bytes]
@@ -117,10 +120,11 @@ class MemoryStore:
         with self._lock:
             return list(map(self._meta.get, lanes))
 
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
         with self._lock:
-            rows = self._rows.get(lane, {})
-            return self._meta.get(lane), list(map(rows.get, keys))
+            return [
+                (self._meta.get(lane), list(map(self._rows.get(lane, {}).get, keys))) for lane, keys in wanted
+            ]
 
     def write(
         self, lane: str, expected: LaneMeta, new: LaneMeta, keys: Sequence[bytes], rows: Sequence[bytes]

@@ -58,9 +58,11 @@ def _former_owner_writes() -> None:
         held[lane] = new
         return write(self, lane, expected, new, keys, rows)
 
-    def unasked(self: Any, lane: str, keys: Any) -> Any:
-        meta, rows = read(self, lane, keys)
-        return (meta if meta is None else held.get(lane, meta)), rows
+    def unasked(self: Any, wanted: Any) -> Any:
+        return [
+            (meta if meta is None else held.get(lane, meta), rows)
+            for (lane, _), (meta, rows) in zip(wanted, read(self, wanted), strict=True)
+        ]
 
     take = RedisStore.take
 

@@ -78,7 +78,7 @@ def goes_on_after(store: RedisStore, master: Service) -> None:
 
     assert sooner_or_later(lambda: lanes.write(0)) == 1
 
-    meta, rows = store.read("g:t:0", [b"a", b"b"])
+    meta, rows = store.read([("g:t:0", [b"a", b"b"])])[0]
     assert meta == lanes[0].durable
     assert meta.watermark == 2
     assert None not in rows
@@ -101,7 +101,7 @@ def notices_what_is_lost(store: RedisStore, master: Service, replica: Service) -
     again, begin = retaken(store, "g", committed=2)
 
     assert (begin, again[0].mute_until) == (1, 2)
-    assert store.read("g:t:0", [b"b"])[1] == [None]
+    assert store.read([("g:t:0", [b"b"])])[0][1] == [None]
 
 
 def forgets_no_owner(store: RedisStore, master: Service, replica: Service) -> None:
@@ -199,7 +199,7 @@ def test_in_a_cluster_a_slot_may_move_under_a_running_store(own_cluster: RedisGr
             client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[new])
 
     assert sooner_or_later(lambda: lanes.write(0)) == 2
-    meta, rows = store.read("g:t:0", [b"a", b"b"])
+    meta, rows = store.read([("g:t:0", [b"a", b"b"])])[0]
     assert meta == lanes[0].durable
     assert None not in rows
     store.close()

@@ -50,7 +50,7 @@ def test_a_server_that_died_is_an_error_and_one_that_restarted_empty_serves_agai
     own_redis.kill()
 
     for _ in range(3):  # also once the breaker has opened
-        within(lambda: store.read("g:0", [b"a"]))
+        within(lambda: store.read([("g:0", [b"a"])])[0])
         within(lambda: store.meta("g:0"))
         within(lambda: store.take("g:0", generation=1))
         within(lambda: store.write("g:0", taken, new_meta(taken, 1), [b"a"], [b"1"]))
@@ -84,7 +84,7 @@ def test_a_server_that_hangs_is_an_error_and_after_a_few_calls_nobody_waits_for_
     own_redis.pause()
     try:
         for _ in range(3):
-            within(lambda: store.read("g:0", [b"a"]))
+            within(lambda: store.read([("g:0", [b"a"])])[0])
         refused = 0
         for _ in range(20):
             with pytest.raises(StoreUnavailableError) as raised:
@@ -144,7 +144,7 @@ def test_rows_that_take_longer_than_the_timeout_to_arrive_are_no_dead_server(own
         taken = store.take("g:0", generation=1)
 
         assert store.write("g:0", taken, new_meta(taken, 1), keys, [row] * 1000)
-        assert store.read("g:0", keys)[1] == [row] * 1000
+        assert store.read([("g:0", keys)])[0][1] == [row] * 1000
         store.close()
 
 
@@ -324,7 +324,7 @@ def test_reads_of_one_store_from_many_threads_do_not_mix(own_redis: Service) -> 
 
     def read(number: int) -> None:
         for _ in range(50):
-            meta, rows = store.read(f"g:{number}", [b"k"])
+            meta, rows = store.read([(f"g:{number}", [b"k"])])[0]
             if meta is None or meta.watermark != number or rows != [b"%d" % number]:
                 wrong.append(number)
 

@@ -56,8 +56,8 @@ def new_meta(taken: LaneMeta, watermark: int) -> LaneMeta:
 
 def test_a_lane_never_taken_has_nothing(store: Store, lane: str) -> None:
     assert store.meta(lane) is None
-    assert store.read(lane, [b"a"]) == (None, [None])
-    assert store.read(lane, []) == (None, [])
+    assert store.read([(lane, [b"a"])])[0] == (None, [None])
+    assert store.read([(lane, [])])[0] == (None, [])
 
 
 def test_the_metas_of_many_lanes_are_those_of_each(store: Store, lane: str) -> None:
@@ -96,7 +96,7 @@ def test_rows_and_meta_are_written_together(store: Store, lane: str) -> None:
 
     assert store.write(lane, taken, new, [b"a", b"\x00:} \xff"], [b"row of a", b"\x00\xff" * 40])
 
-    assert store.read(lane, [b"\x00:} \xff", b"b", b"a", b"a"]) == (
+    assert store.read([(lane, [b"\x00:} \xff", b"b", b"a", b"a"])])[0] == (
         new,
         [b"\x00\xff" * 40, None, b"row of a", b"row of a"],
     )
@@ -115,7 +115,7 @@ def test_a_write_that_expects_something_else_changes_nothing(store: Store, lane:
 
     assert not store.write(lane, expected, new_meta(taken, 6), [b"a", b"b"], [b"2", b"2"])
 
-    assert store.read(lane, [b"a", b"b"]) == (held, [b"1", None])
+    assert store.read([(lane, [b"a", b"b"])])[0] == (held, [b"1", None])
 
 
 def test_two_takes_never_leave_the_same_behind(store: Store, lane: str, unique_name: str) -> None:
@@ -131,7 +131,7 @@ def test_a_write_to_a_lane_that_is_gone_changes_nothing(store: Store, lane: str)
 
     assert not store.write(lane, never, new_meta(never, 1), [b"a"], [b"1"])
 
-    assert store.read(lane, [b"a"]) == (None, [None])
+    assert store.read([(lane, [b"a"])])[0] == (None, [None])
 
 
 def test_a_former_owner_cannot_write(store: Store, lane: str) -> None:
@@ -141,7 +141,7 @@ def test_a_former_owner_cannot_write(store: Store, lane: str) -> None:
     assert not store.write(lane, former, new_meta(former, 3), [b"a"], [b"former"])
     assert store.write(lane, now, new_meta(now, 3), [b"a"], [b"now"])
 
-    assert store.read(lane, [b"a"])[1] == [b"now"]
+    assert store.read([(lane, [b"a"])])[0][1] == [b"now"]
 
 
 def test_the_same_write_done_twice_is_done_once_and_says_so(store: Store, lane: str) -> None:
@@ -161,10 +161,34 @@ def test_lanes_and_groups_with_like_names_share_nothing(store: Store, unique_nam
         store.write(name, taken, new_meta(taken, number), [b"1", b""], [b"%d" % number, b"empty"])
 
     for number, name in enumerate(names):
-        meta, rows = store.read(name, [b"1", b"", b"1:1"])
+        meta, rows = store.read([(name, [b"1", b"", b"1:1"])])[0]
         assert meta is not None
         assert meta.watermark == number
         assert rows == [b"%d" % number, b"empty", None]
+
+
+def test_rows_of_many_lanes_are_read_together_each_with_the_meta_of_its_own(
+    store: Store, unique_name: str
+) -> None:
+    counts = [0, 1, 999, 2001, 3, 0, 500]
+    lanes, wanted = {}, []
+    for number, count in enumerate(counts):
+        name = f"{unique_name}:{number}"
+        taken = store.take(name, generation=1)
+        lanes[name] = new_meta(taken, number)
+        keys = [b"%d" % i for i in range(count)]
+        store.write(name, taken, lanes[name], keys, [b"%d of %d" % (i, number) for i in range(count)])
+        wanted.append((name, [*keys, b"none"] if number % 2 else keys))
+    wanted.append((f"{unique_name}:of nobody", [b"1"]))
+
+    found = store.read(wanted)
+
+    assert [meta for meta, _ in found] == [*lanes.values(), None]
+    assert [len(rows) for _, rows in found] == [len(keys) for _, keys in wanted]
+    for number, (count, (_, rows)) in enumerate(zip(counts, found, strict=False)):
+        assert rows[:count] == [b"%d of %d" % (i, number) for i in range(count)]
+        assert set(rows[count:]) <= {None}
+    assert store.read([]) == []
 
 
 def test_thousands_of_rows_go_in_and_come_out_in_order(store: Store, lane: str) -> None:
@@ -174,7 +198,7 @@ def test_thousands_of_rows_go_in_and_come_out_in_order(store: Store, lane: str) 
 
     assert store.write(lane, taken, new, keys, [key * 50 for key in keys])
 
-    meta, rows = store.read(lane, [*reversed(keys), b"none"])
+    meta, rows = store.read([(lane, [*reversed(keys), b"none"])])[0]
     assert meta == new
     assert rows == [*(key * 50 for key in reversed(keys)), None]
 
@@ -196,7 +220,7 @@ def test_a_read_is_of_one_instant_however_many_rows_it_asks_for(store: Store, la
     writer = threading.Thread(target=write_again_and_again)
     writer.start()
     while not done.is_set() and writer.is_alive():
-        seen, rows = store.read(lane, keys)
+        seen, rows = store.read([(lane, keys)])[0]
         assert seen is not None
         expected = None if seen.watermark == NOTHING else b"%d" % seen.watermark
         assert set(rows) == {expected}

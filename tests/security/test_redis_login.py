@@ -42,7 +42,7 @@ def works(store: RedisStore, lane: str = "g:0") -> None:
     """Everything that a worker does, also the first time, when the server does not know the scripts."""
     taken = store.take(lane, generation=1)
     assert store.write(lane, taken, new_meta(taken, 1), [b"a"], [b"1"])
-    assert store.read(lane, [b"a", b"b"]) == (new_meta(taken, 1), [b"1", None])
+    assert store.read([(lane, [b"a", b"b"])]) == [(new_meta(taken, 1), [b"1", None])]
     assert store.meta(lane) == new_meta(taken, 1)
     assert store.ping()
 

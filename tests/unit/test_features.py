@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.rows import HotRows, RowsFullError, WrongLaneError
-from feature_cache.store import LaneMeta, MemoryStore, StoreUnavailableError
+from feature_cache.store import MemoryStore, Stored, StoreUnavailableError
 from schemas.schema import parse_schema
 from tests.builders import EVENT_AVSC, METER, events, pipeline
 from worker.batch import Events, Features
@@ -191,10 +191,10 @@ class Away(MemoryStore):
 
     is_away = False
 
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
         if self.is_away:
             raise StoreUnavailableError("away")
-        return super().read(lane, keys)
+        return super().read(wanted)
 
 
 def test_a_store_that_is_away_leaves_no_trace_and_the_chunk_can_be_tried_again(plan: FeaturePlan) -> None:

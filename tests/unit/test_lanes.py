@@ -17,7 +17,7 @@ from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import CorruptRowError, pack
 from feature_cache.recent import apply_windows
 from feature_cache.rows import HotRows, RowsFullError
-from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, StoreUnavailableError
+from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, Stored, StoreUnavailableError
 
 GROUP = WindowGroup(
     name="w", over="x", windows_us=(10,), window_labels=("10us",), aggregates=("count", "sum"), capacity=64
@@ -243,7 +243,7 @@ def test_a_write_makes_rows_and_watermark_durable_together_and_only_once() -> No
     assert owner.write(PARTITION) == 2
     assert owner.write(PARTITION) == 0
 
-    meta, rows = store.read(LANE, [b"a", b"b"])
+    meta, rows = store.read([(LANE, [b"a", b"b"])])[0]
     assert meta is not None
     assert (meta.watermark, meta.complete_us, meta.layout) == (4, 3, LAYOUT.fingerprint)
     assert None not in rows
@@ -399,10 +399,10 @@ class AwayForReads(MemoryStore):
 
     is_away = False
 
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
         if self.is_away:
             raise StoreUnavailableError("away")
-        return super().read(lane, keys)
+        return super().read(wanted)
 
 
 def test_rows_of_a_lane_that_guesses_stay_in_memory_until_their_batch_is_scored() -> None:
@@ -454,6 +454,27 @@ def test_a_corrupt_row_is_never_gone_on_with_even_when_the_store_goes_away_then(
 
     with pytest.raises(CorruptRowError):
         owner.load([b"k"], np.array([PARTITION], np.int32))
+
+
+def test_a_corrupt_row_gives_up_its_own_lane_and_no_other() -> None:
+    store = MemoryStore()
+    owner = lanes(store)
+    for partition in (0, 1):
+        owner.take(partition, committed=0, start=0, low=0, high=100, now_ms=1)
+        owner.load([b"k%d" % partition], np.array([partition], np.int32))
+        owner.changed(owner.rows.find([b"k%d" % partition]))
+        owner.advance(partition, 1, 1, 1)
+        owner.write(partition)
+    broken, whole = owner[1].name, owner[0].name
+    store._rows[broken][b"k1"] = store._rows[broken][b"k1"][:-8]
+    again = lanes(store)
+    for partition in (0, 1):
+        again.take(partition, committed=1, start=0, low=0, high=100, now_ms=1)
+
+    with pytest.raises(CorruptRowError, match=broken):
+        again.load([b"k1", b"k0"], np.array([1, 0], np.int32))
+
+    assert [store.meta(name).watermark for name in (broken, whole)] == [NOTHING, 1]  # type: ignore[union-attr]
 
 
 # The reference model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -15,7 +15,7 @@ from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.recent import apply_windows
 from feature_cache.rows import HotRows, RowsFullError
-from feature_cache.store import LaneMeta, MemoryStore, StoreUnavailableError
+from feature_cache.store import LaneMeta, MemoryStore, Stored, StoreUnavailableError
 from tests.unit.test_lanes import LAYOUT, slow_sums
 
 PARTITIONS = 2
@@ -42,8 +42,8 @@ class Unsteady(MemoryStore):
     def meta(self, lane: str) -> LaneMeta | None:
         return self._there(lambda: super(Unsteady, self).meta(lane))
 
-    def read(self, lane: str, keys: object) -> tuple[LaneMeta | None, list[bytes | None]]:
-        return self._there(lambda: super(Unsteady, self).read(lane, keys))  # type: ignore[arg-type]
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
+        return self._there(lambda: super(Unsteady, self).read(wanted))
 
     def write(self, *arguments: object) -> bool:
         done = self._there(lambda: super(Unsteady, self).write(*arguments))  # type: ignore[arg-type]

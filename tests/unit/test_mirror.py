@@ -15,7 +15,7 @@ from feature_cache.lanes import Lanes, lane_name
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.mirror import Mirror
 from feature_cache.rows import HotRows
-from feature_cache.store import LaneMeta, MemoryStore
+from feature_cache.store import MemoryStore, Stored
 from feature_cache.stretches import begin_rows
 
 GROUP = WindowGroup(
@@ -33,10 +33,10 @@ class CountingStore(MemoryStore):
     asked = 0
     reads = 0
 
-    def read(self, lane: str, keys: Sequence[bytes]) -> tuple[LaneMeta | None, list[bytes | None]]:
-        self.asked += len(keys)
+    def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
+        self.asked += sum(len(keys) for _, keys in wanted)
         self.reads += 1
-        return super().read(lane, keys)
+        return super().read(wanted)
 
 
 class Owner:
