@@ -68,6 +68,7 @@ def main() -> int:
         "--events", type=int, default=200_000, help="measured, after the rows in use are warm"
     )
     parser.add_argument("--hot-rows", type=int, default=100_000)
+    parser.add_argument("--worker", default="latest", help="result with the cost of a whole worker here")
     parser.add_argument("--only", nargs="*", choices=CASES, help="these cases; nothing is written then")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "REDIS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -80,9 +81,9 @@ def main() -> int:
     result = {
         "hot_rows": arguments.hot_rows,
         "events": arguments.events,
-        "worker_us_per_event": worker_us(),
+        "worker_us_per_event": worker_us(arguments.worker),
         "cases": {name: {**asdict(CASES[name]), **figures} for name, figures in found.items()},
-        "ratios": ratios(found),
+        "ratios": ratios(found, worker_us(arguments.worker)),
     }
     print(table(result))
     if not arguments.only:
@@ -224,19 +225,19 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def worker_us() -> float:
-    """CPU an event of the whole worker on the fraud pipeline, as last measured side by side."""
-    latest = json.loads((RESULTS / "latest.json").read_text())
+def worker_us(result: str) -> float:
+    """CPU an event of the whole worker on the fraud pipeline, as measured side by side."""
+    latest = json.loads((RESULTS / f"{result}.json").read_text())
     return float(latest["cpu_us_per_event"]["penstock-fraud"])
 
 
-def ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def ratios(found: dict[str, dict[str, Any]], whole_us: float) -> dict[str, dict[str, float]]:
     """What an event of the whole worker costs in one case over another, and the most that it may."""
     answer = {}
     for (many, few), bar in BARS.items():
         if many in found and few in found:
             more_us = found[many]["total_us_per_event"] - found[few]["total_us_per_event"]
-            answer[f"{many} / {few}"] = {"ratio": round(1 + more_us / worker_us(), 2), "bar": bar}
+            answer[f"{many} / {few}"] = {"ratio": round(1 + more_us / whole_us, 2), "bar": bar}
     return answer
 
 

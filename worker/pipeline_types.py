@@ -303,7 +303,9 @@ class Delivery:
         description="`exactly_once` (transactions) or `at_least_once` (faster; repeats carry the same id).",
     )
     commit_interval_ms: Annotated[DurationMs, Field(ge=1)] = Field(
-        default=100, description="Time between commits; in `exactly_once` it is added to the latency."
+        default=100,
+        description="Time between commits, a quarter where nothing more comes; in `exactly_once` it is added to "
+        "the latency.",
     )
     transaction_timeout_ms: Annotated[DurationMs, Field(ge=1000)] | None = Field(
         default=None,

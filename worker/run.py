@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from worker.batch import Batch, Events, Features, Rejected
 from worker.commits import NotCommittedError
 from worker.decide import Decisions, decide
 from worker.decode import decode
-from worker.exits import Exit, StopWorker
 from worker.features import enrich
 from worker.lag import Lag
 from worker.line import Line
@@ -32,6 +32,7 @@ from worker.refuse import set_refused_apart
 from worker.scoring import unscored
 from worker.scout import commit_offsets
 from worker.source import GivenAgainError, OffsetsGoneError
+from worker.trouble import Trouble
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
 POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
@@ -40,8 +41,7 @@ ASK_REGISTRY_EVERY_MS = 1000.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
 HELD_AT_MOST = 4  # scored batches that wait for a commit to end before they are sent
-SAME_TROUBLE_TIMES = 5  # recoveries in a row without a commit between them: waiting does not mend it
-SAME_TROUBLE_MS = 60_000.0  # later than this after the last one, it is a new trouble
+QUIET_SHARE = 0.25  # of the commit interval: where nothing more comes, there is nothing to wait for
 
 
 class _StopAskedError(Exception):
@@ -65,13 +65,12 @@ class Worker:
         self._ending: dict[int, int] = {}  # the same, in a commit that is under way
         self._held: list[Ready] = []  # scored while a commit is under way, and not published yet
         self._lag = Lag(line.source, line.lanes, line.meter)
-        self._commit_due_ms = 0.0
+        self._commit_began_ms = -math.inf
         self._write_due_ms = 0.0
         self._heal_due_ms = 0.0
         self._healing: Future[None] | None = None
         self._is_broken = False
-        self._recoveries = 0  # since the last commit, each soon after the one before
-        self._recovered_ms = 0.0
+        self._trouble = Trouble()
         self._stop = threading.Event()
         self.looped_at_ms = now_ms()
         self.is_paused = False  # set from outside: read nothing, and stay in the group
@@ -129,14 +128,8 @@ class Worker:
 
         There is no other way back: nothing that was applied or sent is undone piece by piece.
         """
-        now_ms = self._now_ms()
-        self._recoveries = 1 + (self._recoveries if now_ms - self._recovered_ms < SAME_TROUBLE_MS else 0)
-        self._recovered_ms = now_ms
-        if self._recoveries > SAME_TROUBLE_TIMES:
-            raise StopWorker(
-                Exit.KAFKA, f"{SAME_TROUBLE_TIMES} tries in a row were in vain: {error}"
-            ) from error
         line = self.line
+        self._trouble.note(error, self._now_ms())
         self._log.warning("lanes are taken again", error=str(error), kind=type(error).__name__)
         line.meter.recovered(type(error).__name__)
         line.batcher.clear()
@@ -156,7 +149,8 @@ class Worker:
             line.owned.turn(self._now_ms())
             for partition, start in line.owned.to_commit().items():
                 self._pending.setdefault(partition, start)
-        is_hurried = bool(self._ending) or (not line.owned.is_settled and not self.is_paused)
+        is_committing = bool(self._ending or self._pending)
+        is_hurried = is_committing or (not line.owned.is_settled and not self.is_paused)
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()
         wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
@@ -186,7 +180,7 @@ class Worker:
             line.batcher.done(asked_ms, polled_ms, self._now_ms())
         if self._held and (line.source.is_drained or not line.sink.holds_back()):
             self._publish_held()
-        if not line.batcher.is_waiting and self._now_ms() >= self._commit_due_ms:
+        if not line.batcher.is_waiting and self._is_commit_due(is_quiet=records is None):
             self._commit()
 
     def _enrich(self, events: Events) -> Features:
@@ -215,7 +209,7 @@ class Worker:
         self.looped_at_ms = self._now_ms()
         if self._stop.is_set():
             raise _StopAskedError
-        if self._now_ms() >= self._commit_due_ms:
+        if self._is_commit_due():
             if self.line.batcher.is_waiting:
                 self._score(self.line.batcher.take(), "wait")
             self._commit()
@@ -279,12 +273,16 @@ class Worker:
         for reject in fresh:
             line.meter.dead_letter(reject.reason)
 
+    def _is_commit_due(self, *, is_quiet: bool = False) -> bool:
+        wait_ms = self.line.commit_interval_ms * (QUIET_SHARE if is_quiet and self._pending else 1)
+        return self._now_ms() >= self._commit_began_ms + wait_ms
+
     def _commit(self) -> None:
         """Begin to make everything published count; when due, wait for that, and write rows."""
         line, now_ms = self.line, self._now_ms()
         if self._ending and now_ms < self._write_due_ms and line.sink.is_committing():
             return  # in its own time: the next one covers more
-        self._commit_due_ms = now_ms + line.commit_interval_ms
+        self._commit_began_ms = now_ms
         self._end_commit()
         self._publish_held()
         if self._pending:
@@ -311,7 +309,7 @@ class Worker:
         with self.line.meter.timed("commit"):
             is_done = self.line.sink.end_commit()
         if is_done:
-            self._recoveries = 0
+            self._trouble.is_over()
         else:
             self._pending = {**ending, **self._pending}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -126,3 +127,38 @@ def test_in_at_least_once_outputs_go_on_and_offsets_wait_until_those_before_them
     group.close()
     monkeypatch.undo()
     assert_same(found, undisturbed(kafka_bootstrap, env, tmp_path, records), EVENTS)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_where_nothing_more_comes_what_was_scored_is_committed_before_its_interval_is_over(
+    kafka_bootstrap: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    env = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_DEVICE": "cpu"}
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, PARTITIONS))
+    fill(kafka_bootstrap, f"{topic_prefix}transactions", *transactions(500, seed=55))
+    ticks = itertools.count()  # a clock of turns: a machine that stands still for a while does not move it
+    begun: list[tuple[int, int]] = []
+    committed = threading.Event()
+
+    def noted(self: Sink, offsets: list[Any], consumer: Any, begin: Any = Sink.begin_commit) -> None:
+        begun.append((next(ticks), sum(place.offset for place in offsets)))
+        begin(self, offsets, consumer)
+        if begun[-1][1] == 500:
+            committed.set()
+
+    monkeypatch.setattr(Sink, "begin_commit", noted)
+    delivery = {"mode": mode, "commit_interval": "2s"}
+    file = alone(tmp_path, topic_prefix, delivery=delivery, state={"store": "memory://"})
+    line = assemble(load_pipeline(file, env), store_opener(), CollectorRegistry())
+    worker = Worker(line, now_ms=lambda: float(next(ticks)))
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    assert committed.wait(WITHIN_S)
+    stop.set()
+    thread.join(WITHIN_S)
+
+    ends = [tick for tick, offsets in begun if offsets == 500]
+    starts = [tick for tick, offsets in begun if offsets < 500] or [0]
+    assert ends[0] - starts[-1] < 2000
