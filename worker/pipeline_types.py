@@ -304,8 +304,8 @@ class Delivery:
     )
     commit_interval_ms: Annotated[DurationMs, Field(ge=1)] = Field(
         default=100,
-        description="Time between commits, a quarter where nothing more comes; in `exactly_once` it is added to "
-        "the latency.",
+        description="Time between commits, a quarter where nothing more comes; in `exactly_once` it is added "
+        "to the latency.",
     )
     transaction_timeout_ms: Annotated[DurationMs, Field(ge=1000)] | None = Field(
         default=None,
