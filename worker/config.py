@@ -21,13 +21,12 @@ from worker.feature_types import (
     WindowFeature,
 )
 from worker.key_types import parse_duration_us
+from worker.model_types import Decision, ModelRef
 from worker.pipeline_types import (
     Batching,
     DeadLetterPolicy,
-    Decision,
     Delivery,
     Kafka,
-    ModelRef,
     Outputs,
     Pipeline,
     Source,
