@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 # Secret and new in each process, so nobody can prepare keys that all begin at one place of the table.
 # Handed to each kernel: a global array would be compiled into what is cached on disk.
 _SEED = np.frombuffer(secrets.token_bytes(16), np.uint64)
+# Of what must be the same everywhere: who is asked for it has no harm to fear from prepared keys.
+_STABLE_SEED = np.frombuffer(b"penstock keys v1", np.uint64)
 _LEAST_BYTES = 1024
 
 
@@ -60,6 +62,13 @@ def distinct(keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     table = np.zeros(_table_size(len(keys)), np.int64)
     count = _distinct(_unwritable(keys.data), keys.starts, keys.ends, _SEED, table, which, firsts)
     return firsts[:count], which
+
+
+def stable_hash(keys: Keys) -> NDArray[np.int64]:
+    """(n,) 31 bits of each key, the same in every process and for ever."""
+    found = np.empty(len(keys), np.int64)
+    _hashes(_unwritable(keys.data), keys.starts, keys.ends, _STABLE_SEED, found)
+    return found
 
 
 class KeyIndex:
@@ -182,6 +191,12 @@ def _hash(data: Any, start: int, end: int, seed: Any) -> Any:
     for _ in range(3):
         v0, v1, v2, v3 = _mixed(v0, v1, v2, v3)
     return np.int64((v0 ^ v1 ^ v2 ^ v3) >> np.uint64(33))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _hashes(data: Any, starts: Any, ends: Any, seed: Any, found: Any) -> None:
+    for i in range(starts.shape[0]):
+        found[i] = _hash(data, starts[i], ends[i], seed)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

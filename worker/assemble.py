@@ -31,7 +31,6 @@ from worker.decide import DecisionPolicy, decide
 from worker.decode import DecodePlan, decode, time_unit_us
 from worker.encode import Stamp
 from worker.features import enrich
-from worker.infer import load_model
 from worker.line import Line
 from worker.lookups import Lookup
 from worker.metrics import Meter
@@ -45,14 +44,14 @@ from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.records import records_of
 from worker.rights import check_rights
-from worker.rules import scoring_rule
-from worker.scoring import Scorer
+from worker.router import Router
 from worker.scout import Scout
 from worker.sink import Sink
 from worker.slo import Pace
 from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate
 from worker.timeouts import transaction_timeout_ms
+from worker.versions import open_versions
 
 OpenStore = Callable[[str], Store]
 
@@ -79,7 +78,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     schema = load_schema(pipeline.source.schema_ref, pipeline.base)
     codec = _input_codec(pipeline, schema)
     meter = Meter(pipeline.name, registry)
-    scorer = _scorer(pipeline, plan, meter)
+    router, rollout = open_versions(pipeline, plan, meter)
     decision = decision_policy(pipeline)
     privacy = privacy_of(pipeline, schema, plan.names)
     properties = pipeline.kafka.client_properties()
@@ -172,13 +171,15 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         ),
         lookups=(*lookups, *profiles),
         batcher=_batcher(pipeline, meter),
-        scorer=scorer,
+        router=router,
+        rollout=rollout,
         decision=decision,
-        stamp=_stamp(pipeline, plan, scorer, decision, privacy),
+        stamp=_stamp(pipeline, plan, router, decision, privacy),
         score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
         scores_topic=pipeline.outputs.scores or "",
         alerts_topic=pipeline.outputs.alerts or "",
+        shadow_topic=_shadow(pipeline) or "",
         sink=sink,
         breaker=DeadLetterBreaker(pipeline.dead_letters.stop_share, pipeline.dead_letters.min_events),
         meter=meter,
@@ -189,8 +190,12 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
 
 def _estate(pipeline: Pipeline, consumer: dict[str, Any]) -> Estate:
     outputs = pipeline.outputs
-    topics = (outputs.scores, outputs.alerts, outputs.dead_letters)
+    topics = (outputs.scores, outputs.alerts, outputs.dead_letters, _shadow(pipeline))
     return Estate(consumer=consumer, source=pipeline.source.topic, topics=tuple(filter(None, topics)))
+
+
+def _shadow(pipeline: Pipeline) -> str | None:
+    return pipeline.rollout.shadow if pipeline.rollout else None
 
 
 def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
@@ -230,39 +235,23 @@ def _batcher(pipeline: Pipeline, meter: Meter) -> Batcher:
     return Batcher(policy, Pace(objective_ms, policy.max_rows, meter.paced, pipeline.name).turned)
 
 
-def _scorer(pipeline: Pipeline, plan: FeaturePlan, meter: Meter) -> Scorer | None:
-    ref = pipeline.model
-    if ref is None:
-        return None
-    on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"
-    return Scorer(
-        partial(load_model, ref.folder, plan),
-        ref.device,
-        has_spare=on_cpu,
-        rule=scoring_rule(str(ref.rules), plan.names, ref.rules_score) if by_rules else None,
-        on_step=meter.stands_on,
-        pipeline=pipeline.name,
-    )
-
-
 def _stamp(
     pipeline: Pipeline,
     plan: FeaturePlan,
-    scorer: Scorer | None,
+    router: Router | None,
     decision: DecisionPolicy | None,
     privacy: Privacy | None,
 ) -> Stamp:
     return Stamp(
         source_topic=pipeline.source.topic,
-        model=scorer.card.name if scorer else "",
-        model_version=scorer.card.version if scorer else "",
+        model=router.card.name if router else "",
         policy_version=str(pipeline.policy_version),
         event_id=pipeline.source.event_id,
         key=pipeline.source.key,
         severities=decision.severities if decision else (),
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,
-        reference=dict(scorer.card.reference) if scorer else {},
+        reference=dict(router.card.reference) if router else {},
         privacy=privacy,
     )
 

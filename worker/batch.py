@@ -59,6 +59,7 @@ class Batch:
 
     events: Events
     features: Features
+    version: Any = ""  # of the model that scored: text for all events, or (n,) pyarrow strings
 
     def __len__(self) -> int:
         return len(self.events)

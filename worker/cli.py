@@ -105,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     profiles = command("profiles", "Load the rows of profile features into the store.", PROFILE_EXAMPLES)
     add_profile_commands(profiles)
 
-    models = command("models", "Make lighter versions of a model.", MODEL_EXAMPLES)
+    models = command(
+        "models", "Say which version of a model serves, compare versions, make lighter ones.", MODEL_EXAMPLES
+    )
     add_model_commands(models)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from schemas.schema import load_schema
@@ -57,6 +58,15 @@ def check_rules(text: str, document: Document, names: Sequence[str]) -> None:
         raise document.error(("model", "rules"), error.found, error.expected) from error
 
 
+def _model(pipeline: Pipeline) -> Iterator[Problem]:
+    ref = pipeline.model
+    if ref is None:
+        if pipeline.rollout is not None:
+            yield ("rollout",), "a rollout without a model", "a model section"
+    elif isinstance(ref.repository, Path) and not (ref.folder / "model.yaml").is_file():
+        yield ("model",), f"no {ref.folder / 'model.yaml'}", "a model version in that folder"
+
+
 def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     outputs = pipeline.outputs
     if pipeline.source.wire == "confluent" and pipeline.source.registry is None:
@@ -69,8 +79,7 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
         yield ("outputs", "scores"), "nothing", "a topic, as there is a model"
     if pipeline.decision is not None and outputs.alerts is None:
         yield ("outputs", "alerts"), "nothing", "a topic, as there is a decision"
-    if pipeline.model is not None and not (pipeline.model.folder / "model.yaml").is_file():
-        yield ("model",), f"no {pipeline.model.folder / 'model.yaml'}", "a model version in that folder"
+    yield from _model(pipeline)
     yield from _rules_score(pipeline)
     timeout_ms, session_ms = pipeline.delivery.transaction_timeout_ms, session_timeout_ms(pipeline.kafka)
     if timeout_ms is not None and timeout_ms >= session_ms:

@@ -228,7 +228,7 @@ def _model(pipeline: Pipeline) -> Finding:
     assert ref is not None
 
     def check() -> str:
-        model = load_model(ref.folder, feature_plan(pipeline), ref.device)
+        model = load_model(ref.fetched(), feature_plan(pipeline), ref.device)
         return f"{model.card.name} {model.card.version} on {model.device}, golden vectors equal"
 
     return _check("model", check, "mend the model folder, or set model.device to one that this machine has")

@@ -29,7 +29,6 @@ class Stamp:
 
     source_topic: str
     model: str
-    model_version: str
     policy_version: str
     event_id: str  # event field
     key: str  # event field
@@ -44,7 +43,7 @@ def score_columns(
     batch: Batch, scores: NDArray[np.float32], rows: NDArray[np.int64], stamp: Stamp, now_us: int
 ) -> dict[str, Any]:
     """The score records of these rows, as columns of score.avsc; enums are indices of their symbols."""
-    events, features = batch.events, batch.features
+    events, features, versions = batch.events, batch.features, batch.version
     ids, keys = (texts(events.table, name) for name in (stamp.event_id, stamp.key))
     here: NDArray[np.int64] | slice = slice(None)  # all of them, nothing is copied
     if len(rows) < len(events):
@@ -60,7 +59,7 @@ def score_columns(
         "scored_at": np.full(len(rows), now_us),
         "score": scores[here],
         "model": stamp.model,
-        "model_version": stamp.model_version,
+        "model_version": versions if isinstance(versions, str) else versions.take(pa.array(rows)),
         "policy_version": stamp.policy_version,
         "late": features.late[here],
         "incomplete": features.incomplete[here],

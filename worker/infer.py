@@ -191,7 +191,7 @@ def _faster(card: ModelCard, data: bytes, plan: FeaturePlan) -> str:
         log.warning("the GPU is not used", why=first_line(error))
         return "cpu"
     cpu = _load(card, data, plan, "cpu")
-    took_s = {rows: (_least_s(cpu, plan, rows), _least_s(gpu, plan, rows)) for rows in _PART_ROWS}
+    took_s = {rows: (seconds_for(cpu, plan, rows), seconds_for(gpu, plan, rows)) for rows in _PART_ROWS}
     crossing = crossover(took_s)
     log.info(
         "measured CPU against GPU",
@@ -322,14 +322,14 @@ def _best_part(model: Model, plan: FeaturePlan) -> int:
     """
     best, least_s = _PART_ROWS[-1], math.inf
     for size in reversed(_PART_ROWS):
-        took_s = _least_s(replace(model, part_rows=size), plan, _PART_ROWS[-1])
+        took_s = seconds_for(replace(model, part_rows=size), plan, _PART_ROWS[-1])
         if took_s < least_s * _WORTH:
             best, least_s = size, took_s
     return best
 
 
-def _least_s(model: Model, plan: FeaturePlan, rows: int) -> float:
-    """How long so many rows take when nothing disturbs, in seconds."""
+def seconds_for(model: Model, plan: FeaturePlan, rows: int) -> float:
+    """How long a call of so many rows takes when nothing disturbs."""
     tensors, took_s = _zeros(model, plan, rows), []
     for _ in range(_TRIALS):
         began_s = time.perf_counter()

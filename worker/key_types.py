@@ -204,6 +204,18 @@ SizeBytes = Annotated[
     PlainSerializer(write_size),
     Written({"type": "string", "pattern": SIZE, "examples": ["64KiB", "1MiB"]}),
 ]
+
+
+def _from_base_or_url(value: Any, info: ValidationInfo) -> Any:
+    return value if isinstance(value, str) and "://" in value else _from_base(value, info)
+
+
+Repository = Annotated[
+    Path | str,
+    BeforeValidator(_from_base_or_url),
+    PlainSerializer(str),
+    Written({"type": "string", "minLength": 1}),
+]
 PathInFile = Annotated[
     Path, BeforeValidator(_from_base), PlainSerializer(str), Written({"type": "string", "minLength": 1})
 ]

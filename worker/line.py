@@ -16,7 +16,8 @@ from worker.metrics import Meter
 from worker.ownership import Ownership
 from worker.plan import FeaturePlan
 from worker.profiles import Profile
-from worker.scoring import Scorer
+from worker.rollout import Rollout
+from worker.router import Router
 from worker.sink import Sink
 from worker.source import Source
 
@@ -35,13 +36,15 @@ class Line:
     owned: Ownership
     lookups: tuple[Lookup | Profile, ...]
     batcher: Batcher
-    scorer: Scorer | None  # None: the pipeline only keeps features
+    router: Router | None  # None: the pipeline only keeps features
+    rollout: Rollout | None  # None: the version of the file serves for as long as the worker runs
     decision: DecisionPolicy | None
     stamp: Stamp
     score_codec: Codec | None
     alert_codec: Codec | None
     scores_topic: str
     alerts_topic: str
+    shadow_topic: str
     sink: Sink
     breaker: DeadLetterBreaker
     meter: Meter

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from feature_cache.order import ORDERS
+from worker.comparison import Agreement
 from worker.degradation import STEPS
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -82,6 +83,33 @@ class Families:
             "skipped", "Offsets that retention removed before they were read.", "partition"
         )
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
+        self.model_serving = gauge(
+            "model_serving", "1 for the versions that score at present.", "version", "role"
+        )
+        self.model_refused = gauge("model_refused", "1 while the newest change is not taken up here.")
+        self.challenger_events = gauge(
+            "challenger_events", "Events that a challenger and the serving version both scored.", "version"
+        )
+        self.challenger_rank_correlation = gauge(
+            "challenger_rank_correlation", "Spearman's rho of their scores, of the newest pairs.", "version"
+        )
+        self.challenger_flipped_share = gauge(
+            "challenger_flipped_share",
+            "Share of events on which only one of them raises an alert.",
+            "version",
+        )
+        self.challenger_score_psi = gauge(
+            "challenger_score_psi",
+            "Population stability index of its scores against the serving version's.",
+            "version",
+        )
+        self.challenger_alert_share = gauge(
+            "challenger_alert_share", "Share of the events that it raises an alert on.", "version"
+        )
+        self.challenger_error_share = gauge(
+            "challenger_error_share", "Share of the events that it has no score for.", "version"
+        )
+        self.guard_trips = counter("guard_trips", "Guards that a challenger broke.", "guard")
 
 
 _BOUND: WeakKeyDictionary[CollectorRegistry, Families] = WeakKeyDictionary()
@@ -131,6 +159,7 @@ class Meter:
         self._degraded = {step: f.degraded.labels(pipeline, name) for step, name in enumerate(STEPS) if step}
         self._degradation = f.degradation.labels(pipeline)
         self._hot_rows = f.hot_rows.labels(pipeline)
+        self._serving: list[tuple[str, str]] = []
 
     def timed(self, stage: str) -> _Stage:
         """What one batch does in here is that stage; one that fails is not counted."""
@@ -228,6 +257,33 @@ class Meter:
     def state_write(self, result: str) -> None:
         """A lane's rows were written, or could not be."""
         self._families.state_writes.labels(self.pipeline, result).inc()
+
+    def serving(self, champion: str, challenger: str | None, *, is_shadow: bool, is_refused: bool) -> None:
+        """Which versions score from now on, and whether a newer change is refused."""
+        gauge, role = self._families.model_serving, "shadow" if is_shadow else "canary"
+        for labels in self._serving:
+            gauge.remove(self.pipeline, *labels)
+        self._serving = [(champion, "champion"), *([(challenger, role)] if challenger else [])]
+        for labels in self._serving:
+            gauge.labels(self.pipeline, *labels).set(1)
+        self._families.model_refused.labels(self.pipeline).set(is_refused)
+
+    def challenger(self, version: str, agreement: Agreement) -> None:
+        """How a challenger compares with the version that serves."""
+        f = self._families
+        for gauge, value in (
+            (f.challenger_events, agreement.events),
+            (f.challenger_rank_correlation, agreement.rank_correlation),
+            (f.challenger_flipped_share, agreement.flipped_share),
+            (f.challenger_score_psi, agreement.score_psi),
+            (f.challenger_alert_share, agreement.alert_share[1]),
+            (f.challenger_error_share, agreement.error_share),
+        ):
+            gauge.labels(self.pipeline, version).set(value)
+
+    def guard_tripped(self, guard: str) -> None:
+        """A challenger broke this guard."""
+        self._families.guard_trips.labels(self.pipeline, guard).inc()
 
     def loop_age(self, seconds: float) -> None:
         """Time since the loop last went round."""

@@ -17,10 +17,12 @@ from worker.model_file import ModelCard, load_model_card
 from worker.model_rows import Rows, RowsError, golden_rows, read_rows
 from worker.model_version import check_is_new, write_version
 from worker.quantize import PRECISIONS, QuantizeError, read_graph, to_fp16, to_int8
+from worker.rollout_commands import EXAMPLES as ROLLOUT_EXAMPLES
+from worker.rollout_commands import add_commands as add_rollout_commands
 
 # How far one row's score may move: thresholds have two digits, and a life is counted in whole cycles.
 MAX_LOSS = {"probability": 0.01, "remaining_life": 1.0}
-EXAMPLES = """examples:
+EXAMPLES = f"""{ROLLOUT_EXAMPLES}
   penstock models quantize models/fraud/2 --to fp16
   penstock models quantize models/fraud/2 --to int8 --calibration rows.parquet --max-loss 0.1
   penstock models quantize models/rul/1 --to int8 --calibration windows.npz --version 1-light --json
@@ -51,6 +53,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--version", metavar="V", help="of the new folder, default OLD-fp16 or OLD-int8")
     quantize.add_argument("--json", action="store_true", help="for machines")
     quantize.set_defaults(command=_quantize)
+    add_rollout_commands(commands)
 
 
 def _quantize(arguments: argparse.Namespace) -> int:

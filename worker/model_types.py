@@ -10,7 +10,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from worker.feature_types import SECTION
-from worker.key_types import FEATURE_NAME, NAME, VERSION, DurationUs, Number, PathInFile, Text, wrong
+from worker.key_types import FEATURE_NAME, NAME, VERSION, DurationUs, Number, Repository, Text, wrong
+from worker.repository import fetch, version_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
@@ -19,10 +20,11 @@ class ModelRef:
 
     name: str = Field(pattern=NAME, description="Folder of the model in the repository.")
     version: str = Field(pattern=VERSION, description="Folder of the version.")
-    repository: PathInFile = Field(
+    repository: Repository = Field(
         default=Path("../models"),
         validate_default=True,
-        description="Folder of models, relative to this file: `NAME/VERSION/model.onnx` and `model.yaml`.",
+        description="Models, `NAME/VERSION/model.yaml` and what it names: a folder, relative to this file, "
+        "or a URL of `s3://`, `gs://`, `https://`, `file://`.",
     )
     device: str = Field(
         default="auto",
@@ -52,8 +54,16 @@ class ModelRef:
 
     @property
     def folder(self) -> Path:
-        """The folder of this version."""
-        return self.repository / self.name / self.version
+        """The folder of this version, which has to be fetched first where it comes from a URL."""
+        return version_folder(self.repository, self.name, self.version)
+
+    def fetched(self) -> Path:
+        """The same, with everything in it.
+
+        Raises:
+            RepositoryError: see `fetch`.
+        """
+        return fetch(self.repository, self.name, self.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

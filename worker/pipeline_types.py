@@ -36,6 +36,7 @@ from worker.key_types import (
     wrong,
 )
 from worker.model_types import Decision, ModelRef
+from worker.rollout_types import Rollout
 
 RESERVED_PROPERTIES: Mapping[str, str] = {
     "bootstrap.servers": "kafka.bootstrap",
@@ -288,6 +289,10 @@ class Pipeline:
     model: ModelRef | None = Field(
         default=None,
         description="Which model scores the events; without it the pipeline only keeps features.",
+    )
+    rollout: Rollout | None = Field(
+        default=None,
+        description="How versions are changed while workers run; without it `model.version` serves.",
     )
     decision: Decision | None = Field(
         default=None, description="When a score becomes an alert; without it there are no alerts."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from worker.batch import Batch, Rejected
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.line import Line
+from worker.router import Shadow
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -22,6 +23,7 @@ class Ready:
     scores: NDArray[np.float32] | None  # None: the pipeline has no model, or the batch no event
     decisions: Decisions | None
     rejected: list[Rejected]  # events without a score
+    shadow: Shadow | None = None
 
 
 def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) -> None:
@@ -47,8 +49,21 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
         line.sink.send(line.scores_topic, encoded, records.keys)
         if made.decisions is not None:
             _publish_alerts(line, batch, scores, made.decisions, rows, wall_us)
+        if made.shadow is not None:
+            _publish_shadow(line, batch, made.shadow, wall_us)
     produced_ms = records.produced_ms
     line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
+
+
+def _publish_shadow(line: Line, batch: Batch, shadow: Shadow, wall_us: int) -> None:
+    """The scores of a version that decides nothing, to their own topic."""
+    assert line.score_codec is not None
+    rows = np.flatnonzero(np.isfinite(shadow.scores) & ~batch.features.is_muted)
+    if not len(rows):
+        return
+    columns = score_columns(replace(batch, version=shadow.version), shadow.scores, rows, line.stamp, wall_us)
+    encoded = line.score_codec.encode_columns(columns, len(rows))
+    line.sink.send(line.shadow_topic, encoded, batch.events.records.keys.take(rows))
 
 
 def _publish_alerts(

@@ -40,8 +40,11 @@ def missing_rights(pipeline: Pipeline, admin: AdminClient) -> Iterator[str]:
     # With transactions outputs are also read: after an outage, whether what was committed is there.
     is_read = pipeline.delivery.mode == "exactly_once"
     of_outputs = (AclOperation.WRITE, AclOperation.READ) if is_read else (AclOperation.WRITE,)
-    wanted = {t: of_outputs for t in (outputs.scores, outputs.alerts, outputs.dead_letters) if t}
+    shadow = pipeline.rollout.shadow if pipeline.rollout else None
+    wanted = {t: of_outputs for t in (outputs.scores, outputs.alerts, outputs.dead_letters, shadow) if t}
     wanted[pipeline.source.topic] = (AclOperation.READ,)
+    if pipeline.rollout is not None:
+        wanted[pipeline.rollout.control] = (AclOperation.READ, AclOperation.WRITE)
     asked = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=_ANSWER_S
     )

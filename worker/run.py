@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError
@@ -22,14 +19,13 @@ from schemas.registry import RegistryError
 from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.commits import NotCommittedError
-from worker.decide import Decisions, decide
 from worker.decode import decode
 from worker.features import enrich
+from worker.judge import judge
 from worker.lag import Lag
 from worker.line import Line
 from worker.publish import Ready, publish
 from worker.refuse import set_refused_apart
-from worker.scoring import unscored
 from worker.scout import commit_offsets
 from worker.source import GivenAgainError, OffsetsGoneError
 from worker.trouble import Trouble
@@ -89,9 +85,11 @@ class Worker:
         """
         line = self.line
         self._stop = stop
-        if line.scorer is not None:
-            line.scorer.settle()
+        if line.router is not None:
+            line.router.settle()
         line.source.subscribe(self._take, self._give_up, self._lose)
+        if line.rollout is not None:
+            line.rollout.start()
         try:
             with suppress(_StopAskedError):
                 while not stop.is_set():
@@ -105,6 +103,8 @@ class Worker:
             self._is_broken = True  # whatever happens now, commit nothing
             raise
         finally:
+            if line.rollout is not None:
+                line.rollout.close()
             line.sink.let_offsets_arrive()
             line.source.close()
             line.sink.close()
@@ -149,6 +149,8 @@ class Worker:
             line.owned.turn(self._now_ms())
             for partition, start in line.owned.to_commit().items():
                 self._pending.setdefault(partition, start)
+        if line.router is not None:
+            line.router.turn()
         is_committing = bool(self._ending or self._pending)
         is_hurried = is_committing or (not line.owned.is_settled and not self.is_paused)
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
@@ -217,17 +219,7 @@ class Worker:
     def _score(self, batch: Batch, reason: str) -> None:
         """Score and decide one batch; publish it, unless a commit is under way and more is at hand."""
         line = self.line
-        scores = decisions = None
-        rejected: list[Rejected] = []
-        if line.scorer is not None and len(batch):
-            with line.meter.timed("infer"):
-                scored = line.scorer.score(batch.features, self._now_ms())
-            scores = scored.scores
-            batch = replace(batch, features=replace(batch.features, degradation=scored.degradation))
-            decisions = self._decide(batch, scores)
-            rejected = unscored(batch.events, scored)
-            line.meter.scored(reason, len(batch), batch.features.incomplete, batch.features.degradation)
-        self._held.append(Ready(batch=batch, scores=scores, decisions=decisions, rejected=rejected))
+        self._held.append(judge(line, batch, reason, self._now_ms()))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
         if not (may_wait and line.sink.holds_back()):
@@ -246,21 +238,6 @@ class Worker:
                 # A lane that is still catching up has nothing new to commit.
                 if next_offset > line.lanes[partition].mute_until:
                     self._pending[partition] = next_offset
-
-    def _decide(self, batch: Batch, scores: NDArray[np.float32]) -> Decisions | None:
-        line, features = self.line, batch.features
-        if line.decision is None:
-            return None
-        with self.line.meter.timed("decide"):
-            return decide(
-                np.where(np.isfinite(scores), scores, np.nan),  # what is not scored changes no alert state
-                batch.events.event_us,
-                features.slots,
-                features.clock_reset,
-                line.lanes.rows.alert_level,
-                line.lanes.rows.alert_us,
-                line.decision,
-            )
 
     def _reject(self, rejected: list[Rejected], records: int) -> None:
         """Publish dead letters, unless their outcome is published already, or there are too many."""

@@ -91,6 +91,11 @@ class Scorer:
         """What gives the scores at present: cpu, cuda:N, tensorrt:N or rules."""
         return "rules" if self._step == RULES else self._models[self._step].device
 
+    @property
+    def model(self) -> Model:
+        """The loaded version, whichever step gives the scores at present."""
+        return self._models[WHOLE]
+
     def settle(self) -> None:
         """Prepare what belongs to the thread that scores; call it there, before the first batch.
 

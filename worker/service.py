@@ -89,7 +89,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
         now_ms = time.monotonic() * 1000
         said = []
         for worker in workers:
-            scorer = worker.line.scorer
+            router = worker.line.router
             age_s = (now_ms - worker.looped_at_ms) / 1000
             worker.line.meter.loop_age(age_s)
             said.append(
@@ -98,7 +98,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
                     loop_age_s=age_s,
                     is_ready=worker.is_ready,
                     is_paused=worker.is_paused,
-                    device=scorer.device if scorer else "",
+                    device=router.device if router else "",
                 )
             )
         return said
@@ -131,7 +131,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
             "pipeline starts",
             pipeline=worker.line.name,
             topic=worker.line.topic,
-            device=worker.line.scorer.device if worker.line.scorer else None,
+            device=worker.line.router.device if worker.line.router else None,
         )
         thread.start()
     while not stop.is_set():

@@ -58,7 +58,7 @@ def plan(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> Plan:
     Raises:
         ConfigError: the model version is broken, or an input of it has no feature to feed it.
     """
-    card = None if pipeline.model is None else load_model_card(pipeline.model.folder)
+    card = None if pipeline.model is None else load_model_card(pipeline.model.fetched())
     if card is not None:
         check_sha256(card)
     feeds = () if card is None else model_feeds(pipeline, card, env)

@@ -23,7 +23,6 @@ NOW_US = 1_700_000_000_000_001
 STAMP = Stamp(
     source_topic="transactions",
     model="fraud",
-    model_version="2",
     policy_version="7",
     event_id="id",
     key="card",
@@ -44,6 +43,7 @@ BATCH = Batch(
         incomplete=[False, True, False],
         degradation=[WHOLE, WHOLE, STALE_LOOKUP],
     ),
+    version="2",
 )
 SCORES = np.array([0.95, 0.5, 0.25], np.float32)
 

@@ -58,7 +58,7 @@ def test_the_shipped_files_point_editors_at_the_schema_and_use_only_its_keys(nam
     for key, value in yaml.safe_load(text).items():
         assert key in schema["properties"]
         section: dict[str, Any] = schema["$defs"].get(key.capitalize(), {}).get("properties", {})
-        assert not section or set(value) <= set(section)
+        assert not section or set(value or ()) <= set(section)
 
 
 def test_fraud_yaml_writes_out_every_key_of_its_sections() -> None:

@@ -1,0 +1,187 @@
+"""Which version scores which event of a batch, and the swap between two batches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_cache.key_index import stable_hash
+from worker.batch import Batch, Features
+from worker.comparison import Comparison, Trip
+from worker.exits import Exit, StopWorker
+from worker.records import index_keys
+from worker.scoring import Scored, Scorer
+
+_PARTS = 10_000  # a share is told in so many parts of the keys
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Serving:
+    """The versions that score, loaded and warm."""
+
+    revision: int = 0  # of the change that asks for it; 0: the pipeline file
+    champion: Scorer
+    challenger: Scorer | None = None
+    is_shadow: bool = False
+    share: float = 0.0
+    comparison: Comparison | None = None  # of the challenger with the champion
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Shadow:
+    """What a version says that decides nothing."""
+
+    version: str
+    scores: NDArray[np.float32]  # (n,) not finite where it was not asked, or has no score
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Routed:
+    """What the versions say of a batch."""
+
+    scored: Scored
+    version: Any  # of all events: text; or of each: (n,) pyarrow strings
+    shadow: Shadow | None = None
+
+
+class Router:
+    """Scores batches by what is in force; the loop's thread calls, another one offers.
+
+    Invariants: a batch is scored by what was in force when it began, and every call of a model is of one
+    version. A challenger that fails leaves its events to the champion: it never stops the worker.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        # Guards that challengers broke, with the revision that brought them, each once; any thread may read.
+        self.trips: SimpleQueue[tuple[int, Trip]] = SimpleQueue()
+        self._offered: Serving | None = None
+        self._tripped = -1
+
+    @property
+    def card(self) -> Any:
+        """Of the version that scores what no other does."""
+        return self.serving.champion.card
+
+    @property
+    def device(self) -> str:
+        """Where that runs: cpu, cuda:N, tensorrt:N or rules."""
+        return self.serving.champion.device
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether everything that was offered is taken up."""
+        return self._offered is None
+
+    def offer(self, serving: Serving) -> None:
+        """Serve this from the next batch on; any thread may call."""
+        self._offered = serving
+
+    def settle(self) -> None:
+        """See Scorer.settle."""
+        self.serving.champion.settle()
+        if self.serving.challenger is not None:
+            self.serving.challenger.settle()
+
+    def turn(self) -> None:
+        """Take up what was offered; between two batches, and where none comes."""
+        offered = self._offered
+        if offered is None:
+            return
+        known = (None, self.serving.champion, self.serving.challenger)
+        for scorer in (offered.champion, offered.challenger):
+            if scorer not in known:
+                scorer.settle()
+        self.serving = offered
+        if self._offered is offered:
+            self._offered = None
+
+    def score(self, batch: Batch, now_ms: float) -> Routed:
+        """Score a batch.
+
+        Raises:
+            StopWorker: the version that serves does not work, see Scorer.score.
+        """
+        self.turn()
+        serving = self.serving
+        version = serving.champion.card.version
+        began_s = time.perf_counter()
+        scored = serving.champion.score(batch.features, now_ms)
+        champion_s = time.perf_counter() - began_s
+        if serving.challenger is None:
+            return Routed(scored=scored, version=version)
+        rows = chosen_rows(batch, serving.share)
+        if not len(rows):
+            return Routed(scored=scored, version=version)
+        other = self._ask(serving, batch, rows, scored, champion_s, now_ms)
+        if other is None:
+            return Routed(scored=scored, version=version)
+        if serving.is_shadow:
+            says = np.full(len(batch), np.nan, np.float32)
+            says[rows] = other
+            shadow = Shadow(version=serving.challenger.card.version, scores=says)
+            return Routed(scored=scored, version=version, shadow=shadow)
+        taken, said = rows[np.isfinite(other)], other[np.isfinite(other)]
+        scores = scored.scores.copy()
+        scores[taken] = said
+        which = np.zeros(len(batch), np.int32)
+        which[taken] = 1
+        failed = {row: why for row, why in scored.failed.items() if not which[row]}
+        return Routed(
+            scored=replace(scored, scores=scores, failed=failed),
+            version=pa.array([version, serving.challenger.card.version]).take(pa.array(which)),
+        )
+
+    def _ask(
+        self,
+        serving: Serving,
+        batch: Batch,
+        rows: NDArray[np.int64],
+        scored: Scored,
+        champion_s: float,
+        now_ms: float,
+    ) -> NDArray[np.float32] | None:
+        """What the challenger says of these rows; None: it failed as a whole."""
+        assert serving.challenger is not None
+        comparison = serving.comparison
+        began_s = time.perf_counter()
+        try:
+            other = serving.challenger.score(_rows_of(batch.features, rows), now_ms).scores
+        except StopWorker as error:
+            if error.code is Exit.DEVICE:
+                raise  # the device is the champion's as well
+            self._note(serving, comparison.failed(len(rows), str(error)) if comparison else None)
+            return None
+        took_s = time.perf_counter() - began_s
+        if comparison is not None:
+            self._note(serving, comparison.add(scored.scores[rows], other, champion_s, took_s))
+        return other
+
+    def _note(self, serving: Serving, trip: Trip | None) -> None:
+        if trip is not None and self._tripped != serving.revision:
+            self._tripped = serving.revision
+            self.trips.put((serving.revision, trip))
+
+
+def chosen_rows(batch: Batch, share: float) -> NDArray[np.int64]:
+    """(k,) the events whose keys are among this share of all keys, whatever batch they are in."""
+    parts = stable_hash(index_keys(batch.events.records.keys)) % _PARTS
+    return np.flatnonzero(parts < round(share * _PARTS))
+
+
+def _rows_of(features: Features, rows: NDArray[np.int64]) -> Features:
+    """What a model needs of these rows."""
+    if len(rows) == len(features.scalars):
+        return features
+    return replace(
+        features,
+        scalars=features.scalars[rows],
+        sequences={name: values[rows] for name, values in features.sequences.items()},
+        degradation=features.degradation[rows],
+    )

@@ -1,0 +1,154 @@
+"""A pipeline's model versions, opened: what serves at the start, and how others take its place."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from worker.comparison import Comparison
+from worker.config import Pipeline
+from worker.control import ControlError, ControlLog, ControlWriter, Routing, create_control_topic
+from worker.exits import Exit, StopWorker
+from worker.infer import load_model, seconds_for
+from worker.metrics import Meter
+from worker.plan import FeaturePlan
+from worker.repository import fetch, newest
+from worker.rollout import Rollout
+from worker.rollout_types import Rollout as RolloutOptions
+from worker.router import Router, Serving
+from worker.rules import scoring_rule
+from worker.scoring import Scorer
+from worker.session import ModelError
+from worker.yaml_lines import ConfigError
+
+_OVERHEAD_S = 0.0005  # a version may take so much longer whatever the ratio: a batch waits for other things
+
+
+def open_versions(
+    pipeline: Pipeline, plan: FeaturePlan, meter: Meter
+) -> tuple[Router | None, Rollout | None]:
+    """What scores the pipeline's events, and what changes it while it runs.
+
+    Raises:
+        ModelError, ConfigError: the version that is to serve does not prove itself. A start never degrades.
+        StopWorker: the control topic does not answer.
+    """
+    ref, options = pipeline.model, pipeline.rollout
+    if ref is None:
+        return None, None
+    # Steps of the ladder are told of what serves; a challenger has nothing to say on that.
+    open_scorer = partial(_scorer, pipeline, plan, meter.stands_on)
+    if options is None:
+        return Router(Serving(champion=open_scorer(ref.version))), None
+    properties = pipeline.kafka.client_properties()
+    try:
+        create_control_topic(properties, options.control)
+    except ControlError as error:
+        # Whoever may not make topics has it made; where it is missing, nothing is changed.
+        structlog.get_logger(pipeline=pipeline.name).warning("no control topic of ours", why=str(error))
+    log, writer = ControlLog(properties, options.control), ControlWriter(properties, options.control)
+    try:
+        change = log.read_to_end().routing(pipeline.name)
+    except ControlError as error:
+        raise StopWorker(Exit.KAFKA, str(error)) from error
+    routing = change.routing if change else Routing(champion=ref.version)
+    compare = partial(_comparison, pipeline, options)
+    router = Router(_first_serving(pipeline, routing, change.revision if change else 0, open_scorer, compare))
+    rollout = Rollout(
+        pipeline.name,
+        pipeline.delivery.worker_id or f"{socket.gethostname()}-{os.getpid()}",
+        router,
+        log,
+        writer,
+        at_start=ref.version,
+        open_scorer=open_scorer,
+        compare=compare,
+        check=partial(check_latency, plan, pipeline.batching.max_rows, options.max_slowdown),
+        meter=meter,
+        newest=partial(newest, ref.repository, ref.name),
+        poll_s=None if options.poll_ms is None else options.poll_ms / 1000,
+    )
+    return router, rollout
+
+
+def _first_serving(
+    pipeline: Pipeline,
+    routing: Routing,
+    revision: int,
+    open_scorer: Callable[[str], Scorer],
+    compare: Callable[[], Comparison],
+) -> Serving:
+    """What the control topic asks for; where a version was promoted that cannot serve, the one before it."""
+    log = structlog.get_logger(pipeline=pipeline.name)
+    champion = None
+    for version in (routing.champion, *reversed(routing.before)):
+        try:
+            champion = open_scorer(version)
+            break
+        except (ModelError, ConfigError) as error:
+            if version == (routing.before or (routing.champion,))[0]:
+                raise
+            log.error(
+                "a promoted version cannot serve, the one before it does", version=version, why=str(error)
+            )
+    assert champion is not None
+    challenger = None
+    if routing.challenger is not None and champion.card.version == routing.champion:
+        try:
+            challenger = open_scorer(routing.challenger)
+        except (ModelError, ConfigError) as error:
+            log.error("the challenger is left out", version=routing.challenger, why=str(error))
+    return Serving(
+        revision=revision if champion.card.version == routing.champion else 0,
+        champion=champion,
+        challenger=challenger,
+        is_shadow=routing.is_shadow,
+        share=routing.share,
+        comparison=compare() if challenger else None,
+    )
+
+
+def check_latency(
+    plan: FeaturePlan, max_rows: int, max_slowdown: float, new: Scorer, serving: Scorer
+) -> None:
+    """Refuse a version that takes too long for the batches in use.
+
+    Raises:
+        ModelError: it does.
+    """
+    for rows in sorted({1, min(64, max_rows), max_rows}):
+        new_s, old_s = (seconds_for(scorer.model, plan, rows) for scorer in (new, serving))
+        if new_s > old_s * max_slowdown + _OVERHEAD_S:
+            raise ModelError(
+                f"version {new.card.version} takes {new_s * 1000:.3g} ms for {rows} events, version "
+                f"{serving.card.version} {old_s * 1000:.3g} ms: more than {max_slowdown:g} times as long "
+                f"(rollout.max_slowdown)"
+            )
+
+
+def _scorer(pipeline: Pipeline, plan: FeaturePlan, on_step: Callable[[int], None], version: str) -> Scorer:
+    ref = pipeline.model
+    assert ref is not None
+    on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"
+    return Scorer(
+        partial(load_model, fetch(ref.repository, ref.name, version), plan),
+        ref.device,
+        has_spare=on_cpu,
+        rule=scoring_rule(str(ref.rules), plan.names, ref.rules_score) if by_rules else None,
+        on_step=on_step,
+        pipeline=pipeline.name,
+    )
+
+
+def _comparison(pipeline: Pipeline, options: RolloutOptions) -> Comparison:
+    decision = pipeline.decision
+    alerts_at = options.alerts_at
+    if alerts_at is None:
+        alerts_at = next(iter(decision.severities.values())) if decision else math.nan
+    is_below = decision is not None and decision.alert_when == "below"
+    return Comparison(options.guards, alerts_at, alerts_below=is_below)
