@@ -16,6 +16,8 @@ _BINS = 10
 # Looked at again and again, a true difference shows and chance must not: beyond 5 standard deviations one
 # look in three million is wrong, so one in a month at a look a second.
 _SURE = 5.0
+_CHANCE = 1e-5  # that a look is wrong about the ratio of alerts, if that were just the one allowed
+_TERMS = 200  # of a binomial tail; those before are nothing beside them
 _LEAST_S = 0.01  # of all calls; of less the ratio is noise
 
 
@@ -136,9 +138,8 @@ class Comparison:
         if guards.slowdown is not None and found.slowdown > guards.slowdown:
             return Trip(guard="slowdown", found=found.slowdown, allowed=guards.slowdown)
         if guards.alert_ratio is not None:
-            ratio = _sure_ratio(int(self._alerts[0]), int(self._alerts[1]))
-            if ratio > guards.alert_ratio or ratio < 1 / guards.alert_ratio:
-                old, new = self._alerts.tolist()
+            old, new = self._alerts.tolist()
+            if is_ratio_beyond(old, new, guards.alert_ratio):
                 return Trip(guard="alert_ratio", found=new / max(old, 1), allowed=guards.alert_ratio)
         if guards.rank_correlation is not None and not math.isnan(found.rank_correlation):
             pairs = min(self._pairs_seen, _REMEMBERED)
@@ -151,16 +152,26 @@ class Comparison:
         return None
 
 
-def _sure_ratio(old: int, new: int) -> float:
-    """The ratio of two counts, as near to 1 as chance may have moved it from.
+def is_ratio_beyond(old: int, new: int, most: float) -> bool:
+    """Whether one of two counts is surely more than `most` times the other.
 
-    On the same events the counts differ by those that only one of them has, which are at most both together:
-    their difference strays by the root of that.
+    Of all that was counted the share of each would be binomial if the ratio were just `most`. Counted on the
+    same events both have some in common, and stray from each other by less than that.
     """
-    spread = _SURE * math.sqrt(old + new)
-    if new > old:
-        return max(1.0, (new - spread) / max(old + spread, 1.0)) if new - spread > 0 else 1.0
-    return min(1.0, (new + spread) / max(old - spread, 1.0)) if old - spread > 0 else 1.0
+    few, many = sorted((old, new))
+    total, share = few + many, 1 / (1 + most)
+    if few >= total * share:
+        return False
+    # At most so few of so many: the terms of the tail, the largest one last.
+    logs = [
+        math.lgamma(total + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(total - k + 1)
+        + k * math.log(share)
+        + (total - k) * math.log1p(-share)
+        for k in range(max(0, few - _TERMS), few + 1)
+    ]
+    return sum(map(math.exp, logs)) < _CHANCE
 
 
 def spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

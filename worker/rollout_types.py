@@ -29,7 +29,7 @@ class Guards:
         description="It raises so many times more, or fewer, alerts on the same events.",
     )
     rank_correlation: Annotated[Number, Field(ge=-1, le=1)] | None = Field(
-        default=0.1,
+        default=None,
         description="It orders the same events unlike the serving version: Spearman's rho below this.",
     )
     score_psi: Annotated[Number, Field(gt=0)] | None = Field(
