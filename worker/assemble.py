@@ -31,6 +31,7 @@ from worker.decide import DecisionPolicy, decide
 from worker.decode import DecodePlan, decode, time_unit_us
 from worker.encode import Stamp
 from worker.features import enrich
+from worker.feeds import check_interval
 from worker.infer import load_model
 from worker.line import Line
 from worker.lookups import Lookup
@@ -81,6 +82,8 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     meter = Meter(pipeline.name, registry)
     scorer = _scorer(pipeline, plan, meter)
     decision = decision_policy(pipeline)
+    if scorer is not None:
+        check_interval(pipeline, scorer.card)
     privacy = privacy_of(pipeline, schema, plan.names)
     properties = pipeline.kafka.client_properties()
     consumer = consumer_config(
@@ -264,6 +267,9 @@ def _stamp(
         feature_names=plan.names,
         reference=dict(scorer.card.reference) if scorer else {},
         privacy=privacy,
+        rules=decision.rules if decision else (),
+        on=decision.on if decision else "score",
+        interval=scorer.card.interval if scorer else None,
     )
 
 

@@ -16,11 +16,14 @@ from schemas.schema import load_schema
 from worker.batch import Batch
 from worker.columns import texts
 from worker.decide import LIFECYCLES, NONE, Decisions
-from worker.degradation import STEPS, WHOLE
+from worker.decision_rules import Rule, in_words, names_of
+from worker.degradation import RULES, STEPS, WHOLE
+from worker.interval import Interval, ends
 from worker.privacy import Privacy, hide
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
+NO_RULES = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class Stamp:
     thresholds: tuple[float, ...]
     reference: dict[str, Any]  # per feature: what the training rows looked like
     privacy: Privacy | None = None  # what of an alert is hashed; None: nothing
+    rules: tuple[Rule, ...] = ()
+    on: str = "score"  # what of it met the thresholds: score, low or high
+    interval: Interval | None = None  # around a score of the model; None: its card has none
 
 
 def score_columns(
@@ -68,7 +74,20 @@ def score_columns(
         "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0) if age_ms.max(initial=-1) >= 0 else None,
         "degradation": features.degradation[here],
         "time_order": features.time_order[here],
+        **_interval_columns(scores[here], features.degradation[here] == RULES, stamp.interval),
     }
+
+
+def _interval_columns(
+    scores: NDArray[np.float32], is_by_rules: NDArray[np.bool_], interval: Interval | None
+) -> dict[str, Any]:
+    """The ends of each score's interval; null where the card has none, or rules stood in for the model."""
+    if interval is None:
+        return {"low": None, "high": None}
+    low, high = ends(interval, scores)
+    if is_by_rules.any():
+        return {"low": np.ma.masked_array(low, is_by_rules), "high": np.ma.masked_array(high, is_by_rules)}
+    return {"low": low, "high": high}
 
 
 def _rows(columns: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
@@ -82,6 +101,11 @@ def _rows(columns: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
         for value in columns.values()
     ]
     return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _met(fields: dict[str, Any], on: str) -> str:
+    score = f"score {fields['score']:.4g}"
+    return score if fields[on] is None or on == "score" else f"{on} end {fields[on]:.4g} of {score}"
 
 
 def alert_rows(
@@ -106,16 +130,19 @@ def alert_rows(
         level = int(decisions.level[row])
         lifecycle = LIFECYCLES[int(decisions.lifecycle[row])]
         severity = stamp.severities[level - 1]
+        decided = NO_RULES if decisions.rules is None else decisions.rules[row]
         alerts.append(
             {
                 **fields,
                 "alert_id": f"{stamp.source_topic}-{fields['source_partition']}-{fields['source_offset']}",
                 "severity": severity,
                 "lifecycle": lifecycle,
-                "reason": f"score {fields['score']:.4g} against {severity} threshold "
-                f"{stamp.thresholds[level - 1]:.4g}",
+                "reason": f"{_met(fields, stamp.on)} against {severity} threshold "
+                f"{stamp.thresholds[level - 1]:.4g}"
+                + in_words(stamp.rules, decided, level, stamp.severities),
                 "reasons": reasons(names, values, stamp.reference),
                 "features": dict(zip(names, values.tolist(), strict=True)),
+                "rules": names_of(stamp.rules, decided),
             }
         )
     return [hide(alert, stamp.privacy) for alert in alerts]

@@ -63,6 +63,18 @@ def model_feeds(pipeline: Pipeline, card: ModelCard, env: Mapping[str, str] = os
     return tuple(feeds)
 
 
+def check_interval(pipeline: Pipeline, card: ModelCard) -> None:
+    """Check that the card has the interval whose end the pipeline decides on.
+
+    Raises:
+        ConfigError: it has none; the line is that of model.yaml.
+    """
+    decision = pipeline.decision
+    if decision is not None and decision.on != "score" and card.interval is None:
+        expected = f"an interval, as decision.on is {decision.on} in {pipeline.path}"
+        raise read_card(card.folder).error(("interval",), "nothing", expected)
+
+
 def _columns(
     pipeline: Pipeline, card: ModelCard, at: KeyPath, model_input: ModelInput, words: Mapping[str, str]
 ) -> list[Feed]:

@@ -20,10 +20,12 @@ from worker.config import (
     ProfileFeature,
     SequenceFeature,
     WindowFeature,
+    feature_names,
     load_pipeline,
     profile_names,
 )
 from worker.decide import DecisionPolicy
+from worker.decision_rules import parse_decision_rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,10 +222,24 @@ def decision_policy(pipeline: Pipeline) -> DecisionPolicy | None:
     decision = pipeline.decision
     if decision is None:
         return None
+    names = feature_names(pipeline) if decision.rules else []
     return DecisionPolicy(
         severities=tuple(decision.severities),
         thresholds=tuple(decision.severities.values()),
         alert_below=decision.alert_when == "below",
         cooldown_us=decision.cooldown_us,
         clear_margin=decision.clear_margin,
+        on=decision.on,
+        needs_complete=decision.needs_complete,
+        rules=tuple(
+            parse_decision_rule(
+                name,
+                str(rule.when),
+                rule.combine,
+                rule.severity,
+                names=names,
+                severities=tuple(decision.severities),
+            )
+            for name, rule in decision.rules.items()
+        ),
     )

@@ -22,7 +22,8 @@ from schemas.registry import RegistryError
 from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.commits import NotCommittedError
-from worker.decide import Decisions, decide
+from worker.decide import Decisions
+from worker.decision import decide_batch
 from worker.decode import decode
 from worker.features import enrich
 from worker.lag import Lag
@@ -248,19 +249,11 @@ class Worker:
                     self._pending[partition] = next_offset
 
     def _decide(self, batch: Batch, scores: NDArray[np.float32]) -> Decisions | None:
-        line, features = self.line, batch.features
+        line = self.line
         if line.decision is None:
             return None
         with self.line.meter.timed("decide"):
-            return decide(
-                np.where(np.isfinite(scores), scores, np.nan),  # what is not scored changes no alert state
-                batch.events.event_us,
-                features.slots,
-                features.clock_reset,
-                line.lanes.rows.alert_level,
-                line.lanes.rows.alert_us,
-                line.decision,
-            )
+            return decide_batch(batch, scores, line.lanes.rows, line.decision, line.stamp.interval)
 
     def _reject(self, rejected: list[Rejected], records: int) -> None:
         """Publish dead letters, unless their outcome is published already, or there are too many."""
