@@ -20,6 +20,7 @@ from worker.config import (
     profile_names,
     sequence_names,
 )
+from worker.key_types import write_duration
 from worker.model_file import ModelCard, ModelInput, read_card, show_shape
 from worker.yaml_lines import ConfigError, KeyPath, show
 
@@ -109,10 +110,16 @@ def _sequence(
             tensor=model_input.tensor,
             column=column,
             feature=f"{name}.{field}",
-            source=f"event field {field}, last {feature.length} readings, oldest first",
+            source=f"event field {field}, {_points(feature)}, oldest first",
         )
         for column, field in enumerate(feature.fields)
     ]
+
+
+def _points(feature: SequenceFeature) -> str:
+    if feature.every_us is None:
+        return f"last {feature.length} readings"
+    return f"{feature.length} points every {write_duration(feature.every_us)} ({feature.fill})"
 
 
 def _unfed(pipeline: Pipeline, card: ModelCard, at: KeyPath, name: str, known: list[str]) -> ConfigError:

@@ -88,7 +88,14 @@ def row_layout(pipeline: Pipeline) -> Layout:
         elif isinstance(feature, SequenceFeature):
             groups.append(
                 SequenceGroup(
-                    name=name, fields=tuple(feature.fields), length=feature.length, capacity=feature.capacity
+                    name=name,
+                    fields=tuple(feature.fields),
+                    length=feature.length,
+                    capacity=feature.capacity,
+                    every_us=feature.every_us,
+                    fill=feature.fill,
+                    warm_up=feature.warm_up,
+                    complete_from=feature.complete_from,
                 )
             )
     return Layout(groups=tuple(groups))

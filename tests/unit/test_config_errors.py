@@ -62,6 +62,7 @@ FULL: dict[str, Any] = {
             "fields": ["amount"],
             "length": 30,
             "capacity": 40,
+            "warm_up": "pad",
         },
         "terminal": {
             "kind": "lookup",
@@ -290,6 +291,12 @@ def test_a_missing_key_is_named_with_the_line_of_its_section(path: Path_) -> Non
         ("features.customer.capacity", True, "found true, expected a whole number"),
         ("features.customer.capacity", 2.5, "found 2.5, expected a whole number"),
         ("features.last.capacity", 20, "found 20, expected at least the length, 30"),
+        ("features.last.every", "0s", 'found "0s", expected at least 1'),
+        ("features.last.every", 10, "found 10, expected a duration such as 500ms, 1s or 2h"),
+        ("features.last.fill", "mean", "found mean without every, expected last, or every beside it"),
+        ("features.last.fill", "cubic", 'found "cubic", expected one of last, linear, mean'),
+        ("features.last.warm_up", "wait", 'found "wait", expected one of pad, zero, nan'),
+        ("features.last.complete_from", 31, "found 31, expected at most the length, 30"),
         ("features.terminal.pipeline", "/nowhere.yaml", 'found "/nowhere.yaml", expected a pipeline file'),
         (
             "features.terminal.group",
@@ -553,3 +560,16 @@ def test_a_feature_may_not_be_called_score_beside_rules() -> None:
 
     assert line == line_of(content, ("features", "score"))
     assert rest == 'features.score: found "score", expected another name: rules call the score so'
+
+
+def test_a_cadence_needs_to_know_how_many_readings_to_remember() -> None:
+    content = copy.deepcopy(FULL)
+    content["features"]["last"] = {"kind": "sequence", "fields": ["amount"], "length": 30, "every": "10s"}
+
+    line, rest = error_of(content)
+
+    assert line == line_of(content, ("features", "last"))
+    assert rest == (
+        "features.last.capacity: found nothing, expected how many readings to remember, as every is given: "
+        "all that come in length steps"
+    )
