@@ -295,7 +295,8 @@ def _warm(
     if decision is not None:
         none = np.zeros(0, np.int64)
         no = np.zeros(0, np.bool_)
-        decide(np.zeros(0, np.float32), none, none, no, rows.alert_level, rows.alert_us, decision)
+        holds = np.zeros((0, len(decision.rules)), np.bool_)
+        decide(np.zeros(0, np.float32), none, none, no, rows.alert_level, rows.alert_us, decision, holds)
 
 
 def _warm_packing(rows: HotRows) -> None:

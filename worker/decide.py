@@ -61,7 +61,12 @@ def decide(
 
     Returns:
         (n,) lifecycle and severity, and which rules made the severity what it is.
+
+    Raises:
+        ValueError: the policy has rules, and nobody says where they hold; `decision.decide_batch` does.
     """
+    if policy.rules and rules_hold is None:
+        raise ValueError("found rules and not where they hold. This is a bug.")
     sign = -1.0 if policy.alert_below else 1.0
     lifecycle = np.zeros(len(scores), np.uint8)
     level = np.zeros(len(scores), np.uint8)

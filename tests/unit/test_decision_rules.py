@@ -243,3 +243,18 @@ def test_an_event_without_a_score_is_left_to_no_rule() -> None:
 def test_the_reason_names_the_rule_that_decided(made: Rule, level: int, words: str) -> None:
     assert in_words((made,), np.array([True]), level, SEVERITIES) == words
     assert in_words((made,), np.array([False]), level, SEVERITIES) == ""
+
+
+def test_rules_are_never_left_out_by_a_caller_that_forgets_them() -> None:
+    none = np.zeros(0, np.int64)
+
+    with pytest.raises(ValueError, match="found rules and not where they hold"):
+        decide(
+            np.zeros(0, np.float32),
+            none,
+            none,
+            np.zeros(0, np.bool_),
+            np.zeros(1, np.uint8),
+            none,
+            with_rules(PLANT, rule("or", "critical")),
+        )
