@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worker.rules import rule_of_columns
 
 SCORE = "score"  # what a rule calls the score; no feature may be called so
+_KINDS = ("and", "or", "override")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +111,6 @@ def combine(
         decided[here] = False
         decided[here, at] = True
     return Combined(level=level, stands=stands, decided=decided)
-
-
-_KINDS = ("and", "or", "override")
 
 
 def names_of(rules: tuple[Rule, ...], decided: NDArray[np.bool_]) -> list[str]:
