@@ -1,8 +1,8 @@
 """Guards on real transactions: versions that learnt nothing are taken back, good ones stay.
 
-The comparison that a worker makes, event by event as a canary of a tenth of the keys gets them, on the handbook's
-days with the features of the live engine. Good versions are trees trained on bootstraps of the training week, bad
-ones the same on shuffled labels; the version that serves is the shipped one.
+The comparison that a worker makes, event by event as a canary of a tenth of the keys gets them, on the
+handbook's days with the features of the live engine. Good versions are trees trained on bootstraps of the
+training week, bad ones the same on shuffled labels; the version that serves is the shipped one.
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 AGGREGATES = ("count", "sum", "mean", "min", "max", "std", "last", "since_last", "distinct")
+FILLS = ("last", "linear", "mean")  # what stands at a point of a grid between readings
 ROW_VERSION = 2  # of the packed form, see packing.py
 NEVER_US = -(2**62)  # "nothing has been forgotten": older than any event time
 FOREVER_US = 2**62  # a history without an end
@@ -69,9 +72,13 @@ class SequenceGroup:
     fields: tuple[str, ...]
     length: int
     capacity: int
+    every_us: int | None = None  # readings are handed out on a grid of this step; None: as they came
+    fill: Literal["last", "linear", "mean"] = "last"
+    warm_up: Literal["pad", "zero", "nan"] = "pad"  # what stands for readings before the first one known
+    complete_from: int | None = None  # how many of the length must be known; None: all
 
     def __post_init__(self) -> None:
-        if self.capacity < self.length:
+        if self.every_us is None and self.capacity < self.length:
             raise LayoutError(f"{self.name}: capacity {self.capacity} is less than length {self.length}")
 
     @property
@@ -88,6 +95,15 @@ class SequenceGroup:
 
 
 Group = WindowGroup | SequenceGroup
+
+
+@cache
+def asked(spec: Group) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The windows, and the aggregates in the order asked for, as the kernels take them."""
+    if not isinstance(spec, WindowGroup):
+        raise TypeError(f"group {spec.name!r} has no windows. This is a bug.")
+    codes = [AGGREGATES.index(name) for name in spec.aggregates]
+    return np.array(spec.windows_us, np.int64), np.array(codes, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +123,7 @@ class Layout:
     def fingerprint(self) -> str:
         """Changes whenever stored rows would mean something else; rows of another fingerprint are not read.
 
-        Aggregates are left out: they are computed when asked for, from what the row remembers.
+        Aggregates and grids are left out: they are computed when asked for, from what the row remembers.
         """
         meaning: list[tuple[str, Literal["window", "sequence"], int, int, int]] = [
             (

@@ -1,4 +1,4 @@
-"""The remembered events of a row: aggregated over trailing windows, or handed out as they are.
+"""The remembered events of a row: aggregated over trailing windows, or handed out as they are or resampled.
 
 What shares `_remember` shares this file: numba keeps compiled code by the date of a kernel's own file, and
 would go on with an older `_remember` in one that imports it.
@@ -6,30 +6,21 @@ would go on with an older `_remember` in one that imports it.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from feature_cache.layout import AGGREGATES, Group, WindowGroup
+from feature_cache.layout import AGGREGATES, FILLS, NEVER_US, asked
 from feature_cache.stretches import GroupArrays, make_room
 
 # Position of each aggregate's flag in `wanted`.
 _COUNT, _SUM, _MEAN, _MIN, _MAX, _STD, _LAST, _SINCE, _DISTINCT = range(len(AGGREGATES))
 
+_LAST_KNOWN, LINEAR, MEAN = range(len(FILLS))
+
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@cache
-def _asked(spec: Group) -> tuple[Ints, Ints]:
-    """The windows, and the aggregates in the order asked for, as the kernels take them."""
-    if not isinstance(spec, WindowGroup):
-        raise TypeError(f"group {spec.name!r} has no windows. This is a bug.")
-    codes = [AGGREGATES.index(name) for name in spec.aggregates]
-    return np.array(spec.windows_us, np.int64), np.array(codes, np.int64)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -231,7 +222,7 @@ def apply_windows(
         How many events were forgotten because a row was full.
     """
     make_room(group, slots)
-    windows_us, codes = _asked(group.spec)
+    windows_us, codes = asked(group.spec)
     overflow: int = _apply_windows(
         slots,
         event_us,
@@ -294,7 +285,7 @@ def read_windows(
 
     Shapes as in `apply_windows`; a slot of -1 is an entity without a row: every aggregate is 0.
     """
-    windows_us, codes = _asked(group.spec)
+    windows_us, codes = asked(group.spec)
     _read_windows(
         slots,
         event_us,
@@ -310,7 +301,45 @@ def read_windows(
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _apply_sequences(
+def _resample(
+    times: Any, values: Any, count: int, t: int, x: Any, every_us: int, how: int, out: Any
+) -> tuple[int, int, bool]:
+    """Fill out with the readings (times, values)[:count] and (t, x) at t, t - every, ..., newest last.
+
+    Returns how many points the readings reach back to; since when readings are relied on; and whether on all
+    of them, or only on those that are held being the newest.
+    """
+    steps, channels = out.shape
+    k = count  # the newest reading at or before the point; `count` is the event itself
+    known, since, is_all, total = 0, t + 1, False, np.empty(channels)
+    for j in range(steps - 1, -1, -1):
+        at = t - (steps - 1 - j) * every_us
+        while k >= 0 and (t if k == count else times[k]) > at:
+            k -= 1
+        if k < 0:
+            break
+        known += 1
+        v = after = x if k == count else values[k]
+        weight, until = 0.0, k  # values[until + 1 : k + 1] are in the step that ends here
+        if how == LINEAR and k < count and times[k] < at:
+            after = x if k + 1 == count else values[k + 1]
+            weight = (at - times[k]) / ((t if k + 1 == count else times[k + 1]) - times[k])
+        while how == MEAN and until >= 0 and (t if until == count else times[until]) > at - every_us:
+            until -= 1
+        is_all = until < k
+        for c in range(channels):
+            total[c] = v[c] + (after[c] - np.float64(v[c])) * weight
+        for m in range(until + 1, k):
+            for c in range(channels):
+                total[c] += values[m, c]
+        for c in range(channels):
+            out[j, c] = total[c] / max(k - until, 1)
+        since = at - every_us + 1 if is_all else (times[k] if k < count else t + 1)
+    return known, since, is_all
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def apply_sequences_kernel(
     slots: Any,
     event_us: Any,
     x: Any,
@@ -321,10 +350,15 @@ def _apply_sequences(
     capacity: int,
     lane_forgotten_us: Any,
     history_us: int,
+    every_us: int,
+    how: int,
+    padding: float,
+    complete_from: int,
     out: Any,
     late: Any,
     incomplete: Any,
 ) -> None:
+    """See sequences.apply_sequences; every_us 0: the readings as they are, padding inf: the oldest one."""
     steps = out.shape[1]
     for i in range(slots.shape[0]):
         s = slots[i]
@@ -337,57 +371,25 @@ def _apply_sequences(
         row = held[s]
         first = row.start + row.begin
         p = _after(times[first : first + row.length], row.length, t)
-        known = min(p, steps - 1)
-        pad = steps - 1 - known
-        oldest = first + p - known
-        for j in range(known):
-            out[i, pad + j] = values[oldest + j]
-        out[i, steps - 1] = x[i]
-        for j in range(pad):
-            out[i, j] = out[i, pad]
-        if pad > 0 or (known > 0 and times[oldest] <= lane_forgotten_us[i]):
+        if every_us > 0:
+            part_us, part = times[first : first + p], values[first : first + p]
+            known, since, is_all = _resample(part_us, part, p, t, x[i], every_us, how, out[i])
+        else:
+            known = min(p, steps - 1) + 1
+            oldest = first + p - known + 1
+            out[i, steps - known : steps - 1] = values[oldest : first + p]
+            out[i, steps - 1] = x[i]
+            since, is_all = times[oldest] if known > 1 else t + 1, False
+        pad = steps - known
+        out[i, :pad] = padding
+        if pad > 0 and np.isinf(padding):
+            out[i, :pad] = out[i, pad]
+        forgotten = max(row.forgotten, lane_forgotten_us[i])
+        if (
+            known < complete_from
+            or (pad > 0 and forgotten > NEVER_US)  # what is missing may have been there
+            or since <= (forgotten if is_all else lane_forgotten_us[i])
+        ):
             incomplete[i] = True
         if _remember(times, values, row, t, x[i], capacity, history_us) == 2:
             late[i] = True
-
-
-def apply_sequences(
-    group: GroupArrays,
-    slots: NDArray[np.int64],
-    event_us: NDArray[np.int64],
-    x: NDArray[np.float32],
-    clock_reset: NDArray[np.bool_],
-    lane_forgotten_us: NDArray[np.int64],
-    out: NDArray[np.float32],
-    late: NDArray[np.bool_],
-    incomplete: NDArray[np.bool_],
-) -> None:
-    """Give each event its last readings, itself last, then remember it; in offset order.
-
-    Args:
-        group: of a SequenceGroup.
-        slots, event_us: (n,) int64; a slot of -1: the event gets zeros and is not remembered.
-        x: (n, channels) float32 readings.
-        clock_reset: (n,) bool, see `apply_order`: the row forgets everything before the event.
-        lane_forgotten_us: (n,) int64; the lane may lack readings at or before this time.
-        out: (n, L, channels) float32, filled, oldest first; a history shorter than L is padded in front
-            with its oldest reading.
-        late, incomplete: (n,) bool, set where the event came too late to be kept, or where fewer than L
-            readings are known, or where others may belong between them.
-    """
-    make_room(group, slots)
-    _apply_sequences(
-        slots,
-        event_us,
-        x,
-        clock_reset,
-        group.times,
-        group.values,
-        group.held,
-        group.spec.capacity,
-        lane_forgotten_us,
-        group.spec.history_us,
-        out,
-        late,
-        incomplete,
-    )

@@ -253,6 +253,8 @@ def _stamp(
         feature_names=plan.names,
         reference=dict(router.card.reference) if router else {},
         privacy=privacy,
+        rules=decision.rules if decision else (),
+        on=decision.on if decision else "score",
     )
 
 
@@ -278,7 +280,8 @@ def _warm(
     if decision is not None:
         none = np.zeros(0, np.int64)
         no = np.zeros(0, np.bool_)
-        decide(np.zeros(0, np.float32), none, none, no, rows.alert_level, rows.alert_us, decision)
+        holds = np.zeros((0, len(decision.rules)), np.bool_)
+        decide(np.zeros(0, np.float32), none, none, no, rows.alert_level, rows.alert_us, decision, holds)
 
 
 def _warm_packing(rows: HotRows) -> None:

@@ -53,6 +53,9 @@ class Features:
     lookup_age_ms: NDArray[np.int64]  # (n,) how far behind the oldest lookup was; -1 without lookups
 
 
+Ends = tuple[NDArray[np.float32], NDArray[np.float32]]  # (n,) low and (n,) high
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Batch:
     """Events that go through the model together."""
@@ -60,6 +63,7 @@ class Batch:
     events: Events
     features: Features
     version: Any = ""  # of the model that scored: text for all events, or (n,) pyarrow strings
+    ends: Ends | None = None  # of the interval around each score; NaN where there is none
 
     def __len__(self) -> int:
         return len(self.events)

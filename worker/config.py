@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from worker.access_types import Admin
-from worker.cross_checks import check_rules, cross_check
+from worker.cross_checks import check_decision_rules, check_rules, cross_check
 from worker.feature_types import (
     Aggregate,
     CalendarFeature,
@@ -105,6 +105,8 @@ def _checked(path: Path, document: Document, env: Mapping[str, str], readers: tu
     cross_check(pipeline, document, others)
     if pipeline.model is not None and pipeline.model.rules is not None:
         check_rules(str(pipeline.model.rules), document, feature_names(pipeline, env))
+    if pipeline.decision is not None and pipeline.decision.rules:
+        check_decision_rules(pipeline.decision.rules, document, feature_names(pipeline, env))
     return pipeline
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.schema import load_schema
 from schemas.tree import SchemaError
+from worker.decision_rules import SCORE
 from worker.feature_types import (
     FieldFeature,
     LookupFeature,
@@ -17,6 +18,7 @@ from worker.feature_types import (
     WindowFeature,
 )
 from worker.key_types import write_duration
+from worker.model_types import DecisionRule
 from worker.pipeline_types import Pipeline
 from worker.rules import RuleError, parse_rule
 from worker.timeouts import session_timeout_ms, transaction_timeout_ms
@@ -65,6 +67,21 @@ def _model(pipeline: Pipeline) -> Iterator[Problem]:
             yield ("rollout",), "a rollout without a model", "a model section"
     elif isinstance(ref.repository, Path) and not (ref.folder / "model.yaml").is_file():
         yield ("model",), f"no {ref.folder / 'model.yaml'}", "a model version in that folder"
+
+
+def check_decision_rules(rules: Mapping[str, DecisionRule], document: Document, names: Sequence[str]) -> None:
+    """Check that each of decision.rules is an expression of these features and the score.
+
+    Raises:
+        ConfigError: the first one by line that is not.
+    """
+    if rules and SCORE in names:
+        raise document.error(("features", SCORE), show(SCORE), "another name: rules call the score so")
+    for name, rule in rules.items():
+        try:
+            parse_rule(str(rule.when), (*names, SCORE))
+        except RuleError as error:
+            raise document.error(("decision", "rules", name, "when"), error.found, error.expected) from error
 
 
 def _sections(pipeline: Pipeline) -> Iterator[Problem]:

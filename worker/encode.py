@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from feature_cache.order import ORDERS
 from schemas.schema import load_schema
-from worker.batch import Batch
+from worker.batch import Batch, Ends
 from worker.columns import texts
 from worker.decide import LIFECYCLES, NONE, Decisions
+from worker.decision_rules import Rule, in_words, names_of
 from worker.degradation import STEPS, WHOLE
 from worker.privacy import Privacy, hide
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
+NO_RULES = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Stamp:
     thresholds: tuple[float, ...]
     reference: dict[str, Any]  # per feature: what the training rows looked like
     privacy: Privacy | None = None  # what of an alert is hashed; None: nothing
+    rules: tuple[Rule, ...] = ()
+    on: str = "score"  # what of it met the thresholds: score, low or high
 
 
 def score_columns(
@@ -67,7 +71,19 @@ def score_columns(
         "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0) if age_ms.max(initial=-1) >= 0 else None,
         "degradation": features.degradation[here],
         "time_order": features.time_order[here],
+        **_interval_columns(batch.ends, here),
     }
+
+
+def _interval_columns(ends: Ends | None, here: NDArray[np.int64] | slice) -> dict[str, Any]:
+    """The ends of each score's interval; null where there is none."""
+    if ends is None:
+        return {"low": None, "high": None}
+    low, high = (end[here] for end in ends)
+    missing = np.isnan(low)
+    if missing.any():
+        return {"low": np.ma.masked_array(low, missing), "high": np.ma.masked_array(high, missing)}
+    return {"low": low, "high": high}
 
 
 def _rows(columns: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
@@ -81,6 +97,11 @@ def _rows(columns: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
         for value in columns.values()
     ]
     return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _met(fields: dict[str, Any], on: str) -> str:
+    score = f"score {fields['score']:.4g}"
+    return score if fields[on] is None or on == "score" else f"{on} end {fields[on]:.4g} of {score}"
 
 
 def alert_rows(
@@ -105,16 +126,19 @@ def alert_rows(
         level = int(decisions.level[row])
         lifecycle = LIFECYCLES[int(decisions.lifecycle[row])]
         severity = stamp.severities[level - 1]
+        decided = NO_RULES if decisions.rules is None else decisions.rules[row]
         alerts.append(
             {
                 **fields,
                 "alert_id": f"{stamp.source_topic}-{fields['source_partition']}-{fields['source_offset']}",
                 "severity": severity,
                 "lifecycle": lifecycle,
-                "reason": f"score {fields['score']:.4g} against {severity} threshold "
-                f"{stamp.thresholds[level - 1]:.4g}",
+                "reason": f"{_met(fields, stamp.on)} against {severity} threshold "
+                f"{stamp.thresholds[level - 1]:.4g}"
+                + in_words(stamp.rules, decided, level, stamp.severities),
                 "reasons": reasons(names, values, stamp.reference),
                 "features": dict(zip(names, values.tolist(), strict=True)),
+                "rules": names_of(stamp.rules, decided),
             }
         )
     return [hide(alert, stamp.privacy) for alert in alerts]

@@ -114,13 +114,37 @@ class SequenceFeature:
         ge=1,
         le=1 << 20,
         description="Readings remembered per key, at least `length`; the rest is for late ones. "
-        "Default `length` + 8.",
+        "Default `length` + 8. With `every` required: as many as come in `length` steps, and some more.",
+    )
+    every_us: Annotated[DurationUs, Field(ge=1)] | None = Field(
+        default=None,
+        description="Resample to this cadence: values at the event's time, one step before it, and so on.",
+    )
+    fill: Literal["last", "linear", "mean"] = Field(
+        default="last",
+        description="With `every`, what a point is: `last` reading, `linear` between two, or `mean`.",
+    )
+    warm_up: Literal["pad", "zero", "nan"] = Field(
+        default="pad",
+        description="What stands where a short history ends: its oldest value (`pad`), `zero` or `nan`.",
+    )
+    complete_from: Int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of `length` must be known for the score not to be `incomplete`. Default: all.",
     )
 
     def __post_init__(self) -> None:
+        if self.every_us is not None and self.capacity == 0:
+            expected = "how many readings to remember, as every is given: all that come in length steps"
+            raise wrong("nothing", expected, "capacity")
+        if self.every_us is None and self.fill != "last":
+            raise wrong(f"{self.fill} without every", "last, or every beside it", "fill")
+        if self.complete_from is not None and self.complete_from > self.length:
+            raise wrong(str(self.complete_from), f"at most the length, {self.length}", "complete_from")
         if self.capacity == 0:
             object.__setattr__(self, "capacity", self.length + 8)
-        if self.capacity < self.length:
+        if self.every_us is None and self.capacity < self.length:
             raise wrong(str(self.capacity), f"at least the length, {self.length}", "capacity")
         if len(set(self.fields)) < len(self.fields):
             raise wrong("the same field twice", "different fields", "fields")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.order import FUTURE, LATE, apply_order, late_after_us
-from feature_cache.recent import apply_sequences, apply_windows
+from feature_cache.recent import apply_windows
 from feature_cache.rows import WrongLaneError
+from feature_cache.sequences import apply_sequences
 from worker.batch import Events, Features
 from worker.by_lane import sum_up
 from worker.columns import numbers

@@ -20,6 +20,7 @@ from worker.config import (
     profile_names,
     sequence_names,
 )
+from worker.key_types import write_duration
 from worker.model_file import ModelCard, ModelInput, read_card, show_shape
 from worker.yaml_lines import ConfigError, KeyPath, show
 
@@ -63,6 +64,18 @@ def model_feeds(pipeline: Pipeline, card: ModelCard, env: Mapping[str, str] = os
     return tuple(feeds)
 
 
+def check_interval(pipeline: Pipeline, card: ModelCard) -> None:
+    """Check that the card has the interval whose end the pipeline decides on.
+
+    Raises:
+        ConfigError: it has none; the line is that of model.yaml.
+    """
+    decision = pipeline.decision
+    if decision is not None and decision.on != "score" and card.interval is None:
+        expected = f"an interval, as decision.on is {decision.on} in {pipeline.path}"
+        raise read_card(card.folder).error(("interval",), "nothing", expected)
+
+
 def _columns(
     pipeline: Pipeline, card: ModelCard, at: KeyPath, model_input: ModelInput, words: Mapping[str, str]
 ) -> list[Feed]:
@@ -97,10 +110,16 @@ def _sequence(
             tensor=model_input.tensor,
             column=column,
             feature=f"{name}.{field}",
-            source=f"event field {field}, last {feature.length} readings, oldest first",
+            source=f"event field {field}, {_points(feature)}, oldest first",
         )
         for column, field in enumerate(feature.fields)
     ]
+
+
+def _points(feature: SequenceFeature) -> str:
+    if feature.every_us is None:
+        return f"last {feature.length} readings"
+    return f"{feature.length} points every {write_duration(feature.every_us)} ({feature.fill})"
 
 
 def _unfed(pipeline: Pipeline, card: ModelCard, at: KeyPath, name: str, known: list[str]) -> ConfigError:

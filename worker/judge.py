@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.batch import Batch
-from worker.decide import Decisions, decide
+from worker.decide import Decisions
+from worker.decision import decide_batch
 from worker.line import Line
 from worker.publish import Ready
 from worker.scoring import unscored
@@ -29,7 +30,7 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
         routed = line.router.score(batch, now_ms)
     scored = routed.scored
     features = replace(batch.features, degradation=scored.degradation)
-    batch = replace(batch, features=features, version=routed.version)
+    batch = replace(batch, features=features, version=routed.version, ends=scored.ends)
     line.meter.scored(reason, len(batch), features.incomplete, features.degradation)
     return Ready(
         batch=batch,
@@ -43,14 +44,5 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
 def _decide(line: Line, batch: Batch, scores: NDArray[np.float32]) -> Decisions | None:
     if line.decision is None:
         return None
-    features = batch.features
     with line.meter.timed("decide"):
-        return decide(
-            np.where(np.isfinite(scores), scores, np.nan),  # what is not scored changes no alert state
-            batch.events.event_us,
-            features.slots,
-            features.clock_reset,
-            line.lanes.rows.alert_level,
-            line.lanes.rows.alert_us,
-            line.decision,
-        )
+        return decide_batch(batch, scores, line.lanes.rows, line.decision)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.exits import Exit
+from worker.interval_command import add_interval
 from worker.key_types import VERSION
 from worker.model_compare import Comparison, compare
 from worker.model_file import ModelCard, load_model_card
@@ -54,6 +55,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--json", action="store_true", help="for machines")
     quantize.set_defaults(command=_quantize)
     add_rollout_commands(commands)
+    add_interval(commands)
 
 
 def _quantize(arguments: argparse.Namespace) -> int:

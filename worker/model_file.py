@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic import WithJsonSchema as Written
 from pydantic.dataclasses import dataclass
 
+from worker.interval import Interval
 from worker.key_types import NAME, VERSION, FieldName, Int, Number, Text, wrong
 from worker.onnx_file import MAX_ONNX_BYTES, OnnxFileError, external_files
 from worker.typed_yaml import parse
@@ -97,6 +98,7 @@ class ModelCard:
     output: ModelOutput
     tf32: bool = False  # a GPU may round what matrix products are made of to 10 bits, which is faster
     reference: Mapping[str, Reference] = Field(default_factory=dict)
+    interval: Interval | None = None  # around each score, see docs/models.md
     trained_on: Any = None
     made_from: Any = None  # of a lighter version: which one it was made from, and how
     metrics: Any = None

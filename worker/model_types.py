@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from worker.feature_types import SECTION
-from worker.key_types import FEATURE_NAME, NAME, VERSION, DurationUs, Number, Repository, Text, wrong
+from worker.key_types import FEATURE_NAME, NAME, VERSION, DurationUs, Flag, Number, Repository, Text, wrong
 from worker.repository import fetch, version_folder
 
 
@@ -67,6 +67,27 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
+class DecisionRule:
+    """What an expression over features and score does to the severity that the score asks for."""
+
+    when: Text = Field(description="Comparisons of features and `score`, `amount < 5 and score < 0.95`.")
+    combine: Literal["and", "or", "override"] = Field(
+        description="Where `when` holds, and else not: `and` lets the score alert, `or` alerts whatever the "
+        "score, `override` has the last word."
+    )
+    severity: str | None = Field(
+        default=None,
+        pattern=FEATURE_NAME,
+        description="`or`: at least this one. `override`: this one, or `none`. `and`: this one and worse "
+        "ones need the rule; by default all do.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.severity is None and self.combine != "and":
+            raise wrong("nothing", f"the severity, as combine is {self.combine}", "severity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
 class Decision:
     """When a score becomes an alert."""
 
@@ -84,6 +105,17 @@ class Decision:
         default=None,
         description="Raise once, clear when the score is back by this much. Either this or `cooldown`.",
     )
+    on: Literal["score", "low", "high"] = Field(
+        default="score",
+        description="What meets the thresholds: the `score`, or the `low` or `high` end of its interval.",
+    )
+    needs_complete: Flag = Field(
+        default=False,
+        description="An event whose features are `incomplete` is scored, but neither raises nor clears.",
+    )
+    rules: dict[Annotated[str, Field(pattern=FEATURE_NAME)], DecisionRule] = Field(
+        default_factory=dict, description="Expressions beside the model, by name: what they do to a severity."
+    )
 
     def __post_init__(self) -> None:
         for (before, low), (name, high) in pairwise(self.severities.items()):
@@ -95,3 +127,9 @@ class Decision:
         if (self.cooldown_us is None) == (self.clear_margin is None):
             found = "neither" if self.cooldown_us is None else "both"
             raise wrong(f"{found} of cooldown and clear_margin", "exactly one of them")
+        for name, rule in self.rules.items():
+            known = [*self.severities, *(["none"] if rule.combine == "override" else [])]
+            if rule.severity is not None and rule.severity not in known:
+                raise wrong(f'"{rule.severity}"', f"one of {', '.join(known)}", "rules", name, "severity")
+        if self.rules and "none" in self.severities:
+            raise wrong("none", "another name, as a rule says none where nothing is to alert", "severities")

@@ -20,10 +20,12 @@ from worker.config import (
     ProfileFeature,
     SequenceFeature,
     WindowFeature,
+    feature_names,
     load_pipeline,
     profile_names,
 )
 from worker.decide import DecisionPolicy
+from worker.decision_rules import parse_decision_rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,14 @@ def row_layout(pipeline: Pipeline) -> Layout:
         elif isinstance(feature, SequenceFeature):
             groups.append(
                 SequenceGroup(
-                    name=name, fields=tuple(feature.fields), length=feature.length, capacity=feature.capacity
+                    name=name,
+                    fields=tuple(feature.fields),
+                    length=feature.length,
+                    capacity=feature.capacity,
+                    every_us=feature.every_us,
+                    fill=feature.fill,
+                    warm_up=feature.warm_up,
+                    complete_from=feature.complete_from,
                 )
             )
     return Layout(groups=tuple(groups))
@@ -220,10 +229,24 @@ def decision_policy(pipeline: Pipeline) -> DecisionPolicy | None:
     decision = pipeline.decision
     if decision is None:
         return None
+    names = feature_names(pipeline) if decision.rules else []
     return DecisionPolicy(
         severities=tuple(decision.severities),
         thresholds=tuple(decision.severities.values()),
         alert_below=decision.alert_when == "below",
         cooldown_us=decision.cooldown_us,
         clear_margin=decision.clear_margin,
+        on=decision.on,
+        needs_complete=decision.needs_complete,
+        rules=tuple(
+            parse_decision_rule(
+                name,
+                str(rule.when),
+                rule.combine,
+                rule.severity,
+                names=names,
+                severities=tuple(decision.severities),
+            )
+            for name, rule in decision.rules.items()
+        ),
     )

@@ -61,7 +61,9 @@ def _publish_shadow(line: Line, batch: Batch, shadow: Shadow, wall_us: int) -> N
     rows = np.flatnonzero(np.isfinite(shadow.scores) & ~batch.features.is_muted)
     if not len(rows):
         return
-    columns = score_columns(replace(batch, version=shadow.version), shadow.scores, rows, line.stamp, wall_us)
+    columns = score_columns(
+        replace(batch, version=shadow.version, ends=shadow.ends), shadow.scores, rows, line.stamp, wall_us
+    )
     encoded = line.score_codec.encode_columns(columns, len(rows))
     line.sink.send(line.shadow_topic, encoded, batch.events.records.keys.take(rows))
 

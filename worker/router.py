@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_cache.key_index import stable_hash
-from worker.batch import Batch, Features
+from worker.batch import Batch, Ends, Features
 from worker.comparison import Comparison, Trip
 from worker.exits import Exit, StopWorker
 from worker.records import index_keys
@@ -39,6 +39,7 @@ class Shadow:
 
     version: str
     scores: NDArray[np.float32]  # (n,) not finite where it was not asked, or has no score
+    ends: Ends | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -122,20 +123,32 @@ class Router:
         other = self._ask(serving, batch, rows, scored, champion_s, now_ms)
         if other is None:
             return Routed(scored=scored, version=version)
+        challenger = serving.challenger.card.version
         if serving.is_shadow:
-            says = np.full(len(batch), np.nan, np.float32)
-            says[rows] = other
-            shadow = Shadow(version=serving.challenger.card.version, scores=says)
+            nothing = np.full(len(batch), np.nan, np.float32)
+            shadow = Shadow(
+                version=challenger,
+                scores=_put(nothing, rows, other.scores),
+                ends=None if other.ends is None else _put_ends((nothing, nothing), rows, other.ends),
+            )
             return Routed(scored=scored, version=version, shadow=shadow)
-        taken, said = rows[np.isfinite(other)], other[np.isfinite(other)]
-        scores = scored.scores.copy()
-        scores[taken] = said
+        has_score = np.isfinite(other.scores)
+        taken = rows[has_score]
         which = np.zeros(len(batch), np.int32)
         which[taken] = 1
-        failed = {row: why for row, why in scored.failed.items() if not which[row]}
+        nothing = np.full(len(batch), np.nan, np.float32)
+        ends = scored.ends
+        if ends is not None or other.ends is not None:
+            of_others = other.ends or (nothing[rows], nothing[rows])
+            ends = _put_ends(ends or (nothing, nothing), taken, tuple(end[has_score] for end in of_others))
         return Routed(
-            scored=replace(scored, scores=scores, failed=failed),
-            version=pa.array([version, serving.challenger.card.version]).take(pa.array(which)),
+            scored=replace(
+                scored,
+                scores=_put(scored.scores, taken, other.scores[has_score]),
+                failed={row: why for row, why in scored.failed.items() if not which[row]},
+                ends=ends,
+            ),
+            version=pa.array([version, challenger]).take(pa.array(which)),
         )
 
     def _ask(
@@ -146,13 +159,13 @@ class Router:
         scored: Scored,
         champion_s: float,
         now_ms: float,
-    ) -> NDArray[np.float32] | None:
+    ) -> Scored | None:
         """What the challenger says of these rows; None: it failed as a whole."""
         assert serving.challenger is not None
         comparison = serving.comparison
         began_s = time.perf_counter()
         try:
-            other = serving.challenger.score(_rows_of(batch.features, rows), now_ms).scores
+            other = serving.challenger.score(_rows_of(batch.features, rows), now_ms)
         except StopWorker as error:
             if error.code is Exit.DEVICE:
                 raise  # the device is the champion's as well
@@ -160,7 +173,7 @@ class Router:
             return None
         took_s = time.perf_counter() - began_s
         if comparison is not None:
-            self._note(serving, comparison.add(scored.scores[rows], other, champion_s, took_s))
+            self._note(serving, comparison.add(scored.scores[rows], other.scores, champion_s, took_s))
         return other
 
     def _note(self, serving: Serving, trip: Trip | None) -> None:
@@ -173,6 +186,16 @@ def chosen_rows(batch: Batch, share: float) -> NDArray[np.int64]:
     """(k,) the events whose keys are among this share of all keys, whatever batch they are in."""
     parts = stable_hash(index_keys(batch.events.records.keys)) % _PARTS
     return np.flatnonzero(parts < round(share * _PARTS))
+
+
+def _put(values: NDArray[np.float32], rows: NDArray[np.int64], new: NDArray[np.float32]) -> Any:
+    changed = values.copy()
+    changed[rows] = new
+    return changed
+
+
+def _put_ends(ends: Ends, rows: NDArray[np.int64], new: Any) -> Ends:
+    return _put(ends[0], rows, new[0]), _put(ends[1], rows, new[1])
 
 
 def _rows_of(features: Features, rows: NDArray[np.int64]) -> Features:

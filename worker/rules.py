@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Columns = NDArray[np.float64]  # (n, f)
-_Compute = Callable[[Columns], Any]  # to (n,) values, or to one for all
+Each = Sequence[NDArray[Any]]  # f columns of (n,)
+_Compute = Callable[[Each], Any]  # to (n,) values, or to one for all
 _MAX_CHARS = 2000
 _MAX_DEPTH = 100
 _LARGEST = 1e300  # so that a number is surely finite
@@ -22,7 +24,7 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: np.divide,
+    ast.Div: lambda a, b: _weak(np.divide(a, b)),
 }
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
@@ -45,9 +47,16 @@ class RuleError(Exception):
 
 
 def parse_rule(text: str, names: Sequence[str]) -> Callable[[Columns], NDArray[np.bool_]]:
-    """The rule as a function of feature columns to (n,) whether it holds.
+    """The rule as a function of feature columns to (n,) whether it holds; see `rule_of_columns`."""
+    holds = rule_of_columns(text, names)
+    return lambda columns: holds(list(columns.T), len(columns))
 
-    A comparison with NaN is false, dividing by zero gives an infinity or NaN.
+
+def rule_of_columns(text: str, names: Sequence[str]) -> Callable[[Each, int], NDArray[np.bool_]]:
+    """The rule as a function of f columns of (n,) each, and of n, to (n,) whether it holds.
+
+    A comparison with NaN is false, dividing by zero gives an infinity or NaN. A number of the rule is rounded
+    like the column that it meets: a float32 score of 0.9 is at 0.9.
 
     Args:
         text: the expression; it may span lines.
@@ -71,11 +80,16 @@ def parse_rule(text: str, names: Sequence[str]) -> Callable[[Columns], NDArray[n
     except (ValueError, RecursionError, MemoryError) as error:
         raise RuleError("an expression that cannot be read", _ALLOWED) from error
 
-    def holds(columns: Columns) -> NDArray[np.bool_]:
+    def holds(columns: Each, n: int) -> NDArray[np.bool_]:
         with np.errstate(all="ignore"):
-            return np.broadcast_to(np.asarray(rule(columns), np.bool_), len(columns))
+            return np.broadcast_to(np.asarray(rule(columns), np.bool_), n)
 
     return holds
+
+
+def names_in(text: str, names: Sequence[str]) -> frozenset[str]:
+    """Which of these names a rule reads."""
+    return frozenset(re.findall(r"[\w.]+", text)) & frozenset(names)
 
 
 def scoring_rule(
@@ -119,17 +133,21 @@ def _number(node: ast.expr, line: str, names: list[str]) -> _Compute:
     """What is a number of each event."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool) and value < _LARGEST:
-            number = np.float64(value)
+            number = float(value)  # Python's own, which numpy rounds to the precision of a column beside it
             return lambda _: number
         case ast.Name() | ast.Attribute():
             column = _column(node, line, names)
-            return lambda columns: columns[:, column]
+            return lambda columns: columns[column]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             inner = _number(operand, line, names)
             return lambda columns: -inner(columns)
         case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
             return _both(_ARITHMETIC[type(op)], _number(left, line, names), _number(right, line, names))
     raise _wrong(node, line, "a feature, a number, or + - * / of them")
+
+
+def _weak(value: Any) -> Any:
+    return value if np.ndim(value) else float(value)
 
 
 def _both(apply: Callable[[Any, Any], Any], a: _Compute, b: _Compute) -> _Compute:

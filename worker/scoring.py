@@ -11,10 +11,11 @@ import structlog
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from worker.batch import Events, Features, Rejected
+from worker.batch import Ends, Events, Features, Rejected
 from worker.degradation import CPU, RULES, STEPS, WHOLE
 from worker.exits import Exit, StopWorker
 from worker.infer import Model, check_golden, infer, settle
+from worker.interval import ends
 from worker.session import ModelError
 from worker.yaml_lines import ConfigError
 
@@ -40,6 +41,7 @@ class Scored:
     scores: NDArray[np.float32]  # (n,) not finite where there is no score
     degradation: NDArray[np.uint8]  # (n,) the worst step that the score stands on
     failed: dict[int, str]  # row to what the model said of it
+    ends: Ends | None = None  # of the interval around each score; None: the card has none, or rules stand in
 
 
 class Scorer:
@@ -141,7 +143,12 @@ class Scorer:
                     scores=scores,
                     degradation=np.maximum(features.degradation, np.uint8(self._step)),
                     failed=failed,
+                    ends=self._ends(scores),
                 )
+
+    def _ends(self, scores: NDArray[np.float32]) -> Ends | None:
+        interval = self.card.interval
+        return None if interval is None or self._step == RULES else ends(interval, scores)
 
     def _at_this_step(self, features: Features) -> tuple[NDArray[np.float32], dict[int, str]]:
         if self._step == RULES:

@@ -148,7 +148,7 @@ def _expected(details: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         return PATTERNS[context["pattern"]]
     if kind == "literal_error":
-        values = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        values = str(context["expected"]).replace("' or '", "', '").replace("'", "")
         return f"one of {values}" if ", " in values else values
     if kind == "too_short":
         return f"at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"

@@ -20,9 +20,10 @@ from worker.config import (
     SequenceFeature,
     WindowFeature,
 )
-from worker.feeds import Feed, feature_words, model_feeds
+from worker.feeds import Feed, check_interval, feature_words, model_feeds
 from worker.key_types import write_duration, write_size
 from worker.model_file import ModelCard, check_sha256, load_model_card, show_shape
+from worker.rules import names_in
 from worker.secret import shown
 
 PIPELINE: TypeAdapter[Pipeline] = TypeAdapter(Pipeline)
@@ -61,6 +62,7 @@ def plan(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> Plan:
     card = None if pipeline.model is None else load_model_card(pipeline.model.fetched())
     if card is not None:
         check_sha256(card)
+        check_interval(pipeline, card)
     feeds = () if card is None else model_feeds(pipeline, card, env)
     features = feature_words(pipeline, env)
     return Plan(
@@ -202,6 +204,8 @@ def _notes(
         if card.output.meaning == "remaining_life" and decision.alert_when == "above":
             yield "alert_when is above, but the model's output is remaining life: long life would alert."
     fed = {feed.feature for feed in feeds}
+    for rule in decision.rules.values() if decision is not None else ():
+        fed |= names_in(str(rule.when), list(features))
     unused = [name for name in features if name not in fed]
     if card is not None and unused:
         yield f"Computed, but no input of the model takes it: {', '.join(unused)}."
@@ -292,10 +296,16 @@ def _decides(planned: Plan) -> list[str]:
     decision = planned.pipeline.decision
     if decision is None:
         return []
+    what = "score" if decision.on == "score" else f"{decision.on} end of the score's interval"
     lines = [
-        f"  {name}: score at or {decision.alert_when} {value:g}"
+        f"  {name}: {what} at or {decision.alert_when} {value:g}"
         for name, value in decision.severities.items()
     ]
+    for name, rule in decision.rules.items():
+        severity = f" {rule.severity}" if rule.severity else ""
+        lines.append(f"  rule {name}: {rule.combine}{severity} where {shown(rule.when)}")
+    if decision.needs_complete:
+        lines.append("  none raised or cleared by incomplete features")
     if decision.cooldown_us is not None:
         lines.append(
             f"  one alert per {planned.pipeline.source.key} and {write_duration(decision.cooldown_us)}, "

@@ -14,6 +14,7 @@ from worker.comparison import Comparison
 from worker.config import Pipeline
 from worker.control import ControlError, ControlLog, ControlWriter, Routing, create_control_topic
 from worker.exits import Exit, StopWorker
+from worker.feeds import check_interval
 from worker.infer import load_model, seconds_for
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
@@ -135,7 +136,7 @@ def _scorer(pipeline: Pipeline, plan: FeaturePlan, on_step: Callable[[int], None
     ref = pipeline.model
     assert ref is not None
     on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"
-    return Scorer(
+    scorer = Scorer(
         partial(load_model, fetch(ref.repository, ref.name, version), plan),
         ref.device,
         has_spare=on_cpu,
@@ -143,6 +144,8 @@ def _scorer(pipeline: Pipeline, plan: FeaturePlan, on_step: Callable[[int], None
         on_step=on_step,
         pipeline=pipeline.name,
     )
+    check_interval(pipeline, scorer.card)
+    return scorer
 
 
 def _comparison(pipeline: Pipeline, options: RolloutOptions) -> Comparison:

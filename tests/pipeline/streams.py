@@ -168,14 +168,25 @@ class Reader:
 
     def scores(self, count: int, timeout_s: float = 90.0) -> list[dict[str, Any]]:
         """The first `count` score records as they are, instead of as outcomes."""
-        found: list[dict[str, Any]] = []
+        return self.scores_and_alerts(count, timeout_s)[0]
+
+    def scores_and_alerts(
+        self, count: int, timeout_s: float = 90.0
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The first `count` score records, and the alerts that came with them, as they are."""
+        found: dict[str, list[dict[str, Any]]] = {"scores": [], "alerts": []}
         deadline_s = time.monotonic() + timeout_s
-        while len(found) < count:
-            assert time.monotonic() < deadline_s, f"{len(found)} of {count} scores after {timeout_s} s"
+        is_more = True
+        while len(found["scores"]) < count or is_more:
+            assert time.monotonic() < deadline_s, (
+                f"{len(found['scores'])} of {count} scores after {timeout_s} s"
+            )
             messages = [m for m in self._consumer.consume(5000, 0.2) if m.error() is None]
-            values = [m.value() for m in messages if self._kinds[m.topic()] == "scores"]
-            found += self._codecs["scores"].decode(values).table.to_pylist()
-        return found
+            is_more = bool(messages)
+            for kind, codec in self._codecs.items():
+                if values := [m.value() for m in messages if self._kinds[m.topic()] == kind]:
+                    found[kind] += codec.decode(values).table.to_pylist()
+        return found["scores"], found["alerts"]
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from worker.config import ConfigError, load_pipeline
 
 ROOT = Path(__file__).parent.parent.parent
-FREE = {("features",), ("decision", "severities"), ("kafka", "properties")}  # their keys are names
+FREE = {  # their keys are names
+    ("features",),
+    ("decision", "severities"),
+    ("decision", "rules"),
+    ("kafka", "properties"),
+}
 FULL: dict[str, Any] = {
     "name": "cards",
     "policy_version": "1",
@@ -57,6 +62,7 @@ FULL: dict[str, Any] = {
             "fields": ["amount"],
             "length": 30,
             "capacity": 40,
+            "warm_up": "pad",
         },
         "terminal": {
             "kind": "lookup",
@@ -79,7 +85,17 @@ FULL: dict[str, Any] = {
         "rules": "amount > 220 or customer.count_1d > 20",
         "rules_score": [0.0, 1.0],
     },
-    "decision": {"alert_when": "above", "severities": {"warning": 0.5, "critical": 0.9}, "cooldown": "1h"},
+    "decision": {
+        "alert_when": "above",
+        "severities": {"warning": 0.5, "critical": 0.9},
+        "cooldown": "1h",
+        "on": "score",
+        "needs_complete": False,
+        "rules": {
+            "many": {"when": "customer.count_1d > 20", "combine": "or", "severity": "critical"},
+            "small": {"when": "amount < 5 and score < 0.95", "combine": "override", "severity": "none"},
+        },
+    },
     "outputs": {
         "scores": "cards.scores",
         "alerts": "cards.alerts",
@@ -118,6 +134,7 @@ REQUIRED = [
     ("model", "name"),
     ("model", "version"),
     ("decision", "severities"),
+    *(("decision", "rules", "many", key) for key in ("when", "combine", "severity")),
     ("outputs", "dead_letters"),
     ("outputs", "scores"),
     ("outputs", "alerts"),
@@ -274,6 +291,12 @@ def test_a_missing_key_is_named_with_the_line_of_its_section(path: Path_) -> Non
         ("features.customer.capacity", True, "found true, expected a whole number"),
         ("features.customer.capacity", 2.5, "found 2.5, expected a whole number"),
         ("features.last.capacity", 20, "found 20, expected at least the length, 30"),
+        ("features.last.every", "0s", 'found "0s", expected at least 1'),
+        ("features.last.every", 10, "found 10, expected a duration such as 500ms, 1s or 2h"),
+        ("features.last.fill", "mean", "found mean without every, expected last, or every beside it"),
+        ("features.last.fill", "cubic", 'found "cubic", expected one of last, linear, mean'),
+        ("features.last.warm_up", "wait", 'found "wait", expected one of pad, zero, nan'),
+        ("features.last.complete_from", 31, "found 31, expected at most the length, 30"),
         ("features.terminal.pipeline", "/nowhere.yaml", 'found "/nowhere.yaml", expected a pipeline file'),
         (
             "features.terminal.group",
@@ -306,6 +329,18 @@ def test_a_missing_key_is_named_with_the_line_of_its_section(path: Path_) -> Non
         ("decision.severities.critical", float("nan"), "expected a"),
         ("decision.cooldown", None, "found neither of cooldown and clear_margin, expected exactly one"),
         ("decision.clear_margin", 0.1, "found both of cooldown and clear_margin, expected exactly one"),
+        ("decision.on", "middle", 'found "middle", expected one of score, low, high'),
+        (
+            "decision.rules.many.when",
+            "customer.count_2d > 20",
+            "found `customer.count_2d`, expected a feature, such as customer.count_",
+        ),
+        ("decision.rules.many.when", "score", "found `score`, expected a comparison, such as amount > 220"),
+        ("decision.rules.many.when", "exec('1') > 0", "found `exec('1')`, expected a feature, a number, or"),
+        ("decision.rules.many.combine", "xor", 'found "xor", expected one of and, or, override'),
+        ("decision.rules.many.severity", "urgent", 'found "urgent", expected one of warning, critical'),
+        ("decision.rules.many.severity", "none", 'found "none", expected one of warning, critical'),
+        ("decision.rules.small.severity", "no", 'found "no", expected one of warning, critical, none'),
         ("outputs.alerts", "cards.scores", "expected a topic other than that of outputs.scores"),
         ("outputs.scores", "transactions", "expected a topic other than that of source.topic"),
         ("batching.eager", "yes", 'found "yes", expected true or false'),
@@ -515,3 +550,26 @@ def test_a_secret_is_not_shown_in_the_error_about_it(tmp_path: Path) -> None:
 
     assert "hunter2" not in str(caught.value)
     assert "state.store: found '**********', expected redis://" in str(caught.value)
+
+
+def test_a_feature_may_not_be_called_score_beside_rules() -> None:
+    content = copy.deepcopy(FULL)
+    content["features"]["score"] = {"kind": "field", "field": "amount"}
+
+    line, rest = error_of(content)
+
+    assert line == line_of(content, ("features", "score"))
+    assert rest == 'features.score: found "score", expected another name: rules call the score so'
+
+
+def test_a_cadence_needs_to_know_how_many_readings_to_remember() -> None:
+    content = copy.deepcopy(FULL)
+    content["features"]["last"] = {"kind": "sequence", "fields": ["amount"], "length": 30, "every": "10s"}
+
+    line, rest = error_of(content)
+
+    assert line == line_of(content, ("features", "last"))
+    assert rest == (
+        "features.last.capacity: found nothing, expected how many readings to remember, as every is given: "
+        "all that come in length steps"
+    )

@@ -14,9 +14,11 @@ from schemas.schema import load_schema
 from tests.builders import Message, event_schema, events, features, records, table_rows
 from worker.batch import Batch
 from worker.decide import CLEARED, NONE, RAISED, UPDATED, Decisions
+from worker.decision_rules import parse_decision_rule
 from worker.decode import DecodePlan, decode
 from worker.degradation import STALE_LOOKUP, STEPS, WHOLE
 from worker.encode import SCORE, Stamp, alert_rows, score_columns
+from worker.interval import Interval, ends
 from worker.model_file import Reference
 
 NOW_US = 1_700_000_000_000_001
@@ -83,6 +85,8 @@ def test_a_score_says_what_was_scored_by_what_and_how_far_it_can_be_trusted() ->
         "lookup_age_ms": 0,
         "degradation": "NONE",
         "time_order": "LATE",
+        "low": None,
+        "high": None,
     }
     assert (second["key"], second["incomplete"], second["lookup_age_ms"]) == ("é", True, None)
     assert (second["time_order"], third["time_order"]) == ("EQUAL", "IN_ORDER")
@@ -135,6 +139,48 @@ def test_an_alert_is_its_score_and_why() -> None:
     assert [r["text"] for r in alert["reasons"]] == ["amount is 90, usually 50"]
     assert alert["event_id"] == "e5"
     assert micros(alert["event_time"]) == 11
+
+
+def test_a_score_has_its_interval_and_nothing_where_it_has_none() -> None:
+    interval = Interval(coverage=0.9, edges=(0.5,), low=(-0.25, -0.5), high=(0.25, 0.0625), within=(0, 1))
+    low, high = ends(interval, SCORES)
+    low[2] = high[2] = np.nan
+    columns = score_columns(replace(BATCH, ends=(low, high)), SCORES, np.arange(3), STAMP, NOW_US)
+    codec = Codec(SCORE, "single_object")
+
+    first, second, third = table_rows(codec.decode(codec.encode_columns(columns, 3)).table)
+
+    assert (first["low"], first["high"]) == (pytest.approx(0.45), 1)
+    assert (second["low"], second["high"]) == (0, 0.5625)
+    assert (third["low"], third["high"]) == (None, None)
+
+
+def test_an_alert_names_the_rule_that_decided_and_the_end_that_met_the_threshold() -> None:
+    rule = parse_decision_rule(
+        "busy",
+        "amount > 1",
+        "or",
+        "critical",
+        names=STAMP.feature_names,
+        severities=STAMP.severities,
+    )
+    stamp = replace(STAMP, rules=(rule,), on="low")
+    batch = replace(BATCH, ends=ends(Interval(coverage=0.9, edges=(), low=(-0.25,), high=(0,)), SCORES))
+    decisions = Decisions(
+        lifecycle=np.array([RAISED, NONE, RAISED], np.uint8),
+        level=np.array([2, 0, 1], np.uint8),
+        rules=np.array([[True], [True], [False]]),
+    )
+    codec = Codec(load_schema("alert"), "single_object")
+
+    made = alert_rows(batch, SCORES, decisions, np.arange(3), stamp, NOW_US)
+    first, third = table_rows(codec.decode(codec.encode_rows(made)).table)
+
+    assert first["reason"] == (
+        "low end 0.7 of score 0.95 against critical threshold 0.9; rule busy asks for critical"
+    )
+    assert (first["rules"], third["rules"]) == (["busy"], [])
+    assert (third["low"], third["high"]) == (0, 0.25)
 
 
 def test_a_cleared_alert_names_the_severity_it_had() -> None:

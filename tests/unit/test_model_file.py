@@ -88,6 +88,26 @@ def test_a_card_says_what_it_says(tmp_path: Path) -> None:
         (("output", "meaning"), "risk", 'found "risk", expected one of probability, remaining_life'),
         (("output", "colum"), 1, "output.colum: found an unknown key, expected column"),
         (
+            ("interval",),
+            {"coverage": 0.9, "edges": [2, 1], "low": [0, 0, 0], "high": [1, 1, 1]},
+            "interval.edges: found numbers that do not rise, expected rising numbers",
+        ),
+        (
+            ("interval",),
+            {"coverage": 0.9, "edges": [1], "low": [0], "high": [1, 1]},
+            "interval.low: found 1 numbers, expected 2, one more than there are edges",
+        ),
+        (
+            ("interval",),
+            {"coverage": 0.9, "edges": [1], "low": [2, 0], "high": [1, 1]},
+            "interval.low[0]: found 2, expected at most the high end, 1",
+        ),
+        (
+            ("interval",),
+            {"coverage": 1.0, "edges": [], "low": [0], "high": [1]},
+            "interval.coverage: found 1.0, expected ",
+        ),
+        (
             ("reference",),
             {"a": dict.fromkeys(STATISTICS, 0.0)},
             'found "a", expected',

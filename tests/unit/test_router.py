@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,20 @@ def test_a_device_that_fails_stops_the_worker_whichever_version_it_fails() -> No
 
     with pytest.raises(StopWorker):
         router.score(some(10), 0.0)
+
+
+def test_intervals_are_those_of_the_version_that_scored() -> None:
+    class WithEnds(Fixed):
+        def score(self, features: Any, now_ms: float) -> Scored:
+            scored = super().score(features, now_ms)
+            return replace(scored, ends=(scored.scores - 1, scored.scores + 1))
+
+    bare = Router(serving(Fixed("1"), WithEnds("2", 1000.0), share=0.5)).score(some(97), 0.0)
+    both = Router(serving(WithEnds("1"), WithEnds("2", 1000.0), share=0.5)).score(some(97), 0.0)
+
+    assert bare.scored.ends is not None
+    assert both.scored.ends is not None
+    is_new = np.array([version == "2" for version in bare.version.to_pylist()])
+    assert 0 < is_new.sum() < 97
+    assert np.array_equal(np.isnan(bare.scored.ends[0]), ~is_new)
+    assert np.array_equal(both.scored.ends[1], both.scored.scores + 1)

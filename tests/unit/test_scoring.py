@@ -18,6 +18,7 @@ from tests.builders import batch, features, model_folder, pipeline, table_model
 from worker.degradation import CPU, RULES, STALE_LOOKUP, WHOLE, WITHOUT_ROWS
 from worker.exits import Exit, StopWorker
 from worker.infer import Model, infer, load_model
+from worker.interval import Interval
 from worker.plan import feature_plan
 from worker.rules import scoring_rule
 from worker.scoring import TRY_AGAIN_MS, Scored, Scorer, score_rows, unscored, without_values
@@ -419,6 +420,7 @@ from pathlib import Path
 import numpy as np
 from tests.builders import features, pipeline
 from worker.infer import load_model
+from worker.interval import Interval
 from worker.plan import feature_plan
 from worker.scoring import Scorer
 plan = feature_plan(pipeline(Path({str(tmp_path)!r}), "  amount: {{kind: field, field: amount}}\\n"
@@ -439,3 +441,15 @@ os._exit(0)  # what a lost context does at exit is not asked here
     )
 
     assert "[0, 0] [3, 3] cpu" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_score_has_the_interval_of_the_card(opened: Open) -> None:
+    interval = Interval(coverage=0.9, edges=(), low=(-1.0,), high=(2.0,))
+    model = replace(opened("cpu"), card=replace(opened("cpu").card, interval=interval))
+
+    scored = Scorer(lambda _: model).score(rows([1.0, POISON]), 0.0)
+
+    assert scored.ends is not None
+    low, high = scored.ends
+    assert (low[0], high[0]) == (scored.scores[0] - 1, scored.scores[0] + 2)
+    assert np.isnan([low[1], high[1]]).all()

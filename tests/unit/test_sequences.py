@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from feature_cache.layout import NEVER_US, SequenceGroup
-from feature_cache.recent import apply_sequences
+from feature_cache.sequences import apply_sequences
 from feature_cache.stretches import empty_group
 
 STEPS, CHANNELS = 4, 2
