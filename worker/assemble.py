@@ -28,7 +28,7 @@ from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
 from worker.config import Pipeline
 from worker.decide import DecisionPolicy, decide
-from worker.decode import DecodePlan, decode, time_unit_us
+from worker.decode import DecodePlan, decode
 from worker.encode import Stamp
 from worker.features import enrich
 from worker.infer import load_model
@@ -37,7 +37,14 @@ from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.ownership import Ownership, SkipPolicy
 from worker.partitioners import partitions
-from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan, registry_settings
+from worker.plan import (
+    FeaturePlan,
+    batch_policy,
+    decision_policy,
+    decode_plan,
+    feature_plan,
+    registry_settings,
+)
 from worker.privacy import Privacy, privacy_of
 from worker.producer_settings import producer_config
 from worker.profiles import Profile
@@ -77,7 +84,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     """
     plan = feature_plan(pipeline)
     schema = load_schema(pipeline.source.schema_ref, pipeline.base)
-    codec = _input_codec(pipeline, schema)
+    codec = input_codec(pipeline, schema)
     meter = Meter(pipeline.name, registry)
     scorer = _scorer(pipeline, plan, meter)
     decision = decision_policy(pipeline)
@@ -112,17 +119,8 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         for lookup in plan.lookups
     )
     profiles = tuple(Profile(profile, store, may_guess=may_guess) for profile in plan.profiles)
-    decode_plan = DecodePlan(
-        key=pipeline.source.key,
-        event_time=pipeline.source.event_time,
-        time_unit_us=time_unit_us(schema.arrow.field(pipeline.source.event_time).type),
-        max_future_us=pipeline.source.max_future_us,
-        takes_future=pipeline.source.time.future == "score",
-        finite=plan.finite,
-        event_id=pipeline.source.event_id,
-        max_key_bytes=pipeline.source.max_key_bytes,
-    )
-    _warm(codec, decode_plan, plan, decision, meter)
+    how = decode_plan(pipeline, schema, plan.finite)
+    _warm(codec, how, plan, decision, meter)
     transactional_id = _worker_id(pipeline) if pipeline.delivery.mode == "exactly_once" else None
     sink = Sink(
         producer_config(
@@ -140,7 +138,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         topic=pipeline.source.topic,
         source=source,
         codec=codec,
-        decode_plan=decode_plan,
+        decode_plan=how,
         feature_plan=plan,
         lanes=lanes,
         owned=Ownership(
@@ -157,14 +155,14 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
             partial(
                 rebuild_start,
                 consumer,
-                _input_codec(pipeline, schema),
-                decode_plan,
+                input_codec(pipeline, schema),
+                how,
                 reach(
                     plan.layout,
                     decision,
                     plan.times,
                     pipeline.state.rebuild,
-                    None if decode_plan.takes_future else pipeline.source.max_future_us,
+                    None if how.takes_future else pipeline.source.max_future_us,
                 ),
                 pipeline.source.topic,
             ),
@@ -193,7 +191,8 @@ def _estate(pipeline: Pipeline, consumer: dict[str, Any]) -> Estate:
     return Estate(consumer=consumer, source=pipeline.source.topic, topics=tuple(filter(None, topics)))
 
 
-def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
+def input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
+    """How records of the input topic become columns."""
     source = pipeline.source
     return Codec(
         schema,
