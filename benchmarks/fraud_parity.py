@@ -27,8 +27,8 @@ from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.parity.pandas_reference import FEATURES, fraud_features, read_transactions
 from tests.services import real_services
-from training.metrics import card_precision, kept_test_rows
-from worker.accuracy import auc, average_precision
+from training.metrics import kept_test_rows
+from worker.accuracy import auc, average_precision, card_precision
 
 _MAX_LEAD = timedelta(days=1)  # inside terminal-risk's allowed lateness of 7 days
 _PARTITIONS = 4

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from loadgen.events import Stream
 from loadgen.sources import stored
-from training.fraud_data import LAST_DAY, WARM_UP, data_folder
 
+WARM_UP = "2018-06-18"  # 37 days before the training week: every window of it is full
+LAST_DAY = "2018-08-14"
 FILES: dict[Stream, str] = {"transactions": "transactions.parquet", "labels": "labels.parquet"}
 
 
@@ -43,6 +44,8 @@ def write(data: Path, first: str, last: str, folder: Path) -> dict[Stream, Path]
 
 def main() -> None:
     """Write the files."""
+    from training.fraud_data import data_folder
+
     parser = data_folder(__doc__ or "")
     parser.add_argument("--first", default=WARM_UP, help="first day, default %(default)s")
     parser.add_argument("--last", default=LAST_DAY, help="last day, default %(default)s")

@@ -1,7 +1,8 @@
-"""Stored events once more through the live line's own code, every lookup as of its event: docs/backtest.md."""
+"""Stored events once more through the live line's own code, every lookup as of its event."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -180,6 +181,7 @@ class Replay:
         """
         self.plan = feature_plan(pipeline)
         self.rejected: Counter[str] = Counter()
+        self.took_s = dict.fromkeys(("read", "lookups", "features"), 0.0)
         self._rows = rows
         self._lag_us = lookup_lag_us
         store = MemoryStore()
@@ -210,6 +212,7 @@ class Replay:
         Slots of a batch are valid until the next is asked for: decide before that.
         """
         while True:
+            begun_s = time.perf_counter()
             waiting = {
                 lane: us for lane, pieces in self._pieces.items() if (us := pieces.next_us()) is not None
             }
@@ -218,9 +221,14 @@ class Replay:
             lane = min(waiting, key=lambda lane: waiting[lane])
             events = self._pieces[lane].take(waiting[lane] + self._span_us, self._rows)
             assert events is not None  # the first is in reach of itself
+            read_s = time.perf_counter()
             for owner in self.owners:
                 owner.catch_up(int(events.event_us.max()) - self._lag_us)
+            looked_s = time.perf_counter()
             batch, refused = set_refused_apart(Batch(events=events, features=self.offline.enrich(events)))
             self.rejected.update(reject.reason for reject in refused)
+            self.took_s["read"] += read_s - begun_s
+            self.took_s["lookups"] += looked_s - read_s
+            self.took_s["features"] += time.perf_counter() - looked_s
             yield batch
             self.offline.write(lane)

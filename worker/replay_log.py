@@ -1,4 +1,4 @@
-"""Events of a replay from the log itself: every partition from where its rows are exact, joined by no group."""
+"""Events of a replay from the log itself: every partition from where its rows are exact."""
 
 from __future__ import annotations
 
