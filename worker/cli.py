@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker.backtest_commands import EXAMPLES as BACKTEST_EXAMPLES
+from worker.backtest_commands import add_arguments as add_backtest_arguments
 from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
@@ -107,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
 
     models = command("models", "Make lighter versions of a model.", MODEL_EXAMPLES)
     add_model_commands(models)
+
+    backtest = command("backtest", "Score stored events again, and compare.", BACKTEST_EXAMPLES)
+    add_backtest_arguments(backtest)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

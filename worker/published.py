@@ -104,7 +104,9 @@ def find_score(pipeline: Pipeline, since_ms: int, partition: int, offset: int) -
         here = table.column("source_partition").to_numpy() == partition
         here &= table.column("source_offset").to_numpy() == offset
         topics = table.column("source_topic").to_pylist() if here.any() else []
-        return np.array([row for row in np.flatnonzero(here) if topics[row] == pipeline.source.topic], np.int64)
+        return np.array(
+            [row for row in np.flatnonzero(here) if topics[row] == pipeline.source.topic], np.int64
+        )
 
     for table in _records(pipeline, "score", since_ms):
         rows = is_it(table)
