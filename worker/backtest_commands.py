@@ -19,9 +19,9 @@ from worker.exits import Exit
 from worker.plan import feature_plan
 from worker.published import Published, read_backtest, read_published
 from worker.replay_arguments import (
-    event_time_us,
     add_events,
     add_label,
+    event_time_us,
     feed_of,
     guarded,
     label_of,
@@ -35,10 +35,10 @@ REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 EXAMPLES = """examples:
   penstock backtest pipelines/fraud.yaml --from 2026-01-01 --to 2026-02-01 --model fraud/3
   penstock backtest pipelines/fraud.yaml --from 7d --threshold warning=0.4 --label terminal-risk.fraud
-  penstock backtest pipelines/fraud.yaml --input transactions.parquet --input terminal-risk=labels.parquet
+  penstock backtest pipelines/fraud.yaml --input events.parquet --input terminal-risk=labels.parquet
 
-Nothing that is live is touched: no topic is written, no offset committed, no row stored. Written, in --out, are
-scores.parquet, alerts.parquet, report.json and report.html. See docs/backtest.md."""
+Nothing that is live is touched: no topic is written, no offset committed, no row stored. Written, in --out,
+are scores.parquet, alerts.parquet, report.json and report.html. See docs/backtest.md."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; margin: .5rem 0 } td, th { padding: .2rem .8rem .2rem 0; text-align: left;
 vertical-align: top; border-bottom: 1px solid #e2e8f0; font-variant-numeric: tabular-nums }
 th { font-weight: 600; color: #475569 } .plots { display: flex; flex-wrap: wrap; gap: 1rem }
-figure { margin: 0 } figcaption { color: #475569; font-size: .85rem } svg text { font: 11px system-ui, sans-serif;
-fill: #64748b }
+figure { margin: 0 } figcaption { color: #475569; font-size: .85rem }
+svg text { font: 11px system-ui, sans-serif; fill: #64748b }
 """
 _INK = "#0f766e"
 
@@ -191,14 +191,13 @@ def line(
         return f"{_LEFT + across * plot_w:.1f},{_TOP + (1 - up) * plot_h:.1f}"
 
     path = " ".join(place(x, y) for x, y in points)
+    quarters = [k / 4 for k in range(5)]
     shapes = [
         f'<rect x="{_LEFT}" y="{_TOP}" width="{plot_w}" height="{plot_h}" fill="none" stroke="#e2e8f0"/>',
         f'<polyline points="{path}" fill="none" stroke="{_INK}" stroke-width="1.6"/>',
-        *(_text(0, _TOP + (1 - k / 4) * plot_h + 4, f"{y_range[0] + k / 4 * (y_range[1] - y_range[0]):.3g}")
-          for k in range(5)),
-        *(_text(_LEFT + k / 4 * plot_w - 4, _HEIGHT - 8, f"{x_range[0] + k / 4 * (x_range[1] - x_range[0]):.3g}")
-          for k in range(5)),
-    ]  # fmt: skip
+        *(_text(0, _TOP + (1 - k) * plot_h + 4, _between(y_range, k)) for k in quarters),
+        *(_text(_LEFT + k * plot_w - 4, _HEIGHT - 8, _between(x_range, k)) for k in quarters),
+    ]
     return _figure(shapes, title)
 
 
@@ -211,6 +210,10 @@ def _figure(shapes: Iterable[str], title: str) -> str:
 
 def _text(x: float, y: float, text: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _between(ends: tuple[float, float], share: float) -> str:
+    return f"{ends[0] + share * (ends[1] - ends[0]):.3g}"
 
 
 def _plots(plots: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a backtest came to, as data: volume, quality where the truth is known, difference to what was published."""
+"""What a backtest came to, as data: volume, quality, and the difference to what was published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from worker.accuracy import auc, average_precision, card_precision, rmse
-from worker.published import ALERTS_FILE, SCORES_FILE, Published, place_of, places
+from worker.published import ALERTS_FILE, SCORES_FILE, Published, event_us, place_of, places
 from worker.replay_table import UNKNOWN_US
 from worker.skew import compare
 
@@ -91,7 +91,7 @@ def volume(found: Outcomes) -> dict[str, Any]:
     """How many scores and alerts there are, of which kind, and on which days."""
     kinds = Counter(f"{alert['severity']} {alert['lifecycle']}" for alert in found.alerts.values())
     days, per_day = np.unique(found.event_us // DAY_US, return_counts=True)
-    alert_us = np.array([_time_us(alert) for alert in found.alerts.values()], np.int64)
+    alert_us = np.array([event_us(alert) for alert in found.alerts.values()], np.int64)
     alert_days, alerts_per_day = np.unique(alert_us // DAY_US, return_counts=True)
     alerts_on = dict(zip(alert_days.tolist(), alerts_per_day.tolist(), strict=True))
     finite = found.score[np.isfinite(found.score)]
@@ -250,7 +250,7 @@ def _examples(
             "key": alert["key"],
             "source_partition": alert["source_partition"],
             "source_offset": alert["source_offset"],
-            "event_time": _time(_time_us(alert)),
+            "event_time": _time(event_us(alert)),
             "score": alert["score"],
             "severity": alert["severity"],
             "lifecycle": alert["lifecycle"],
@@ -267,13 +267,6 @@ def _kind(alert: dict[str, Any]) -> tuple[str, str]:
 
 def _share(which: NDArray[np.bool_]) -> float | None:
     return float(which.mean()) if len(which) else None
-
-
-def _time_us(alert: dict[str, Any]) -> int:
-    when = alert["event_time"]
-    if isinstance(when, datetime):
-        return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1_000_000)
-    return int(when)
 
 
 def _time(time_us: int) -> str:

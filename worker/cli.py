@@ -17,6 +17,10 @@ from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
+from worker.explain import EXAMPLES as EXPLAIN_EXAMPLES
+from worker.explain import add_arguments as add_explain_arguments
+from worker.features_commands import EXAMPLES as FEATURES_EXAMPLES
+from worker.features_commands import add_commands as add_features_commands
 from worker.logs import configure_logs
 from worker.model_commands import EXAMPLES as MODEL_EXAMPLES
 from worker.model_commands import add_commands as add_model_commands
@@ -112,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
 
     backtest = command("backtest", "Score stored events again, and compare.", BACKTEST_EXAMPLES)
     add_backtest_arguments(backtest)
+
+    features = command("features", "Export a training table; check for skew.", FEATURES_EXAMPLES)
+    add_features_commands(features)
+
+    explain = command("explain", "One event again: its features, score and reasons.", EXPLAIN_EXAMPLES)
+    add_explain_arguments(explain)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

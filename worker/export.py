@@ -82,7 +82,7 @@ def export(
     *,
     label: Label | None = None,
     profiles: Store | None = None,
-    on_rows: Callable[[int], None] = lambda _: None,
+    on_events: Callable[[int, int], None] = lambda _events, _event_us: None,
 ) -> Exported:
     """Write the table as one Parquet file; see `feature_tables`."""
     rows, rejected = 0, Counter[str]()
@@ -95,7 +95,7 @@ def export(
                 writer = pq.ParquetWriter(out, table.schema, compression="zstd")
             writer.write_batch(table)
             rows += table.num_rows
-            on_rows(table.num_rows)
+            on_events(table.num_rows, int(table.column("event_time").cast("int64")[-1].as_py()))
     finally:
         if writer is not None:
             writer.close()

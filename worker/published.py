@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def places(partition: NDArray[Any], offset: NDArray[Any]) -> NDArray[np.int64]:
 def place_of(alert: dict[str, Any]) -> int:
     """The place of an alert's event."""
     return int(alert["source_partition"]) * _OFFSETS + int(alert["source_offset"])
+
+
+def event_us(alert: dict[str, Any]) -> int:
+    """The event time of an alert."""
+    when = alert["event_time"]
+    if not isinstance(when, datetime):
+        return int(when)
+    since = when.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1)
+
+
+def earliest_ms(pipeline: Pipeline, from_us: int) -> int:
+    """Before when nothing can have been published about events from this time on."""
+    if pipeline.source.max_future_us is None or pipeline.source.time.future == "score":
+        return 0
+    return max(0, (from_us - pipeline.source.max_future_us) // 1000)
 
 
 def read_published(pipeline: Pipeline, since_ms: int, *, alerts_only: bool = False) -> Published:

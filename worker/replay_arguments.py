@@ -32,14 +32,7 @@ Progress = Callable[[int, int], None]  # events since the last call, and the eve
 def add_events(parser: argparse.ArgumentParser) -> None:
     """Say where events come from and which are of interest."""
     parser.add_argument("file", type=Path, metavar="FILE", help="pipeline file")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="Parquet or Avro file with the pipeline's events, or with those of the pipeline NAME that it "
-        "looks up; may be repeated. Without any, the topics are read",
-    )
+    add_inputs(parser)
     parser.add_argument(
         "--from",
         dest="since",
@@ -55,6 +48,18 @@ def add_events(parser: argparse.ArgumentParser) -> None:
         type=_partitions,
         metavar="0-3,7",
         help="of the topic that the pipeline reads: only these",
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Say which files hold the events."""
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="Parquet or Avro file with the pipeline's events, or with those of the pipeline NAME that it "
+        "looks up; may be repeated. Without any, the topics are read",
     )
 
 
@@ -98,6 +103,15 @@ def feed_of(arguments: argparse.Namespace, pipeline: Pipeline, period: Period) -
     """
     if not arguments.input:
         return from_log(pipeline, period, arguments.partitions)
+    return files_of(arguments, pipeline)
+
+
+def files_of(arguments: argparse.Namespace, pipeline: Pipeline) -> OpenFeed:
+    """The files that are named.
+
+    Raises:
+        ConfigError: a file is not there, or for a pipeline that is not known.
+    """
     plan = feature_plan(pipeline)
     names = [pipeline.name, *dict.fromkeys(lookup.owner.name for lookup in plan.lookups)]
     files: dict[str, list[Path]] = {name: [] for name in names}
@@ -145,7 +159,7 @@ def guarded(command: Callable[[Pipeline, argparse.Namespace], int]) -> Callable[
 def progress() -> Iterator[Progress]:
     """Show on a terminal how far a replay has come; elsewhere say nothing."""
     if not sys.stderr.isatty():
-        yield lambda _events, event_time_us: None
+        yield lambda _events, _event_us: None
         return
     from rich.console import Console
     from rich.progress import Progress as Bar

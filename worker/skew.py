@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,9 @@ def same(one: float, other: float) -> bool:
     return struct.pack("d", one) == struct.pack("d", other) or (math.isnan(one) and math.isnan(other))
 
 
-def recomputed(replay: Replay, wanted: set[int]) -> dict[int, dict[str, float]]:
+def recomputed(
+    replay: Replay, wanted: set[int], on_events: Callable[[int, int], None] = lambda _events, _event_us: None
+) -> dict[int, dict[str, float]]:
     """The features of these places, from the whole of a replay."""
     found: dict[int, dict[str, float]] = {}
     sought = np.array(sorted(wanted), np.int64)
@@ -96,6 +98,7 @@ def recomputed(replay: Replay, wanted: set[int]) -> dict[int, dict[str, float]]:
         for row in np.flatnonzero(np.isin(here, sought)).tolist():
             values = batch.features.scalars[row].tolist()
             found[int(here[row])] = dict(zip(replay.plan.names, values, strict=True))
+        on_events(len(batch), int(batch.events.event_us.max(initial=0)))
     return found
 
 
@@ -114,7 +117,8 @@ def lines(skew: Skew) -> Iterator[str]:
     for example in skew.examples:
         place = f"{example['source_partition']} {example['source_offset']}"
         said = ", ".join(
-            f"{k} {v['served']!r} served, {v['found']!r} found" for k, v in example["features"].items()
+            f"{name} {values['served']!r} served, {values['found']!r} found"
+            for name, values in example["features"].items()
         )
         yield f"  event {example['event_id']} at {place}: {said}"
 
