@@ -125,6 +125,8 @@ def measures(
             f"--to event times?"
         )
     published = _published(pipeline, ran, arguments)
+    if published is not None:
+        published = published.within(period_of(arguments), arguments.partitions)
     return {
         "volume": volume(found),
         "quality": quality(found, which, ran.meaning),

@@ -152,8 +152,7 @@ def difference(found: Outcomes, published: Published, folders: Sequence[Path]) -
     ours, theirs = found.score[order][at[here]], published.score[here]
     moved = np.abs(ours.astype(np.float64) - theirs)
     differs = ours.view(np.int32) != theirs.view(np.int32)
-    in_period = set(found.place.tolist())
-    alerts = {place: alert for place, alert in published.alerts.items() if place in in_period}
+    alerts = published.alerts
     appear = [found.alerts[place] for place in found.alerts.keys() - alerts.keys()]
     vanish = [alerts[place] for place in alerts.keys() - found.alerts.keys()]
     both = alerts.keys() & found.alerts.keys()
@@ -163,7 +162,7 @@ def difference(found: Outcomes, published: Published, folders: Sequence[Path]) -
         "models": list(published.models),
         "scores": {
             "compared": int(here.sum()),
-            "published_only": None if not len(published.place) else int((~here).sum()),
+            "published_only": int((~here).sum()),
             "here_only": len(found.place) - int(here.sum()),
             "differ": int(differs.sum()),
             "largest_difference": float(np.nanmax(moved, initial=0.0)),

@@ -71,7 +71,9 @@ class Explanation:
         """Whether the score is the one published, to the last bit; None: none was published."""
         if self.published is None:
             return None
-        return self.score is not None and np.float32(self.score) == np.float32(self.published["score"])
+        if self.score is None:
+            return False
+        return bool(np.float32(self.score) == np.float32(self.published["score"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

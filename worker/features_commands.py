@@ -11,7 +11,7 @@ from worker.config import Pipeline
 from worker.exits import Exit
 from worker.export import export
 from worker.plan import feature_plan
-from worker.published import Published, earliest_ms, event_us, read_backtest, read_published
+from worker.published import Published, earliest_ms, read_backtest, read_published
 from worker.replay import Replay
 from worker.replay_arguments import (
     add_events,
@@ -83,17 +83,11 @@ def _export(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
 
 def _skew(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     period = period_of(arguments)
-    served = _served(pipeline, arguments)
-    wanted = {
-        place: alert
-        for place, alert in served.alerts.items()
-        if period.from_us <= event_us(alert) < period.to_us
-        and (arguments.partitions is None or alert["source_partition"] in arguments.partitions)
-    }
+    served = _served(pipeline, arguments).within(period, arguments.partitions)
     replay = Replay(pipeline, feed_of(arguments, pipeline, period), period, profiles=profile_store(pipeline))
     with progress() as show:
-        found = recomputed(replay, set(wanted), show)
-    result = compare(wanted.values(), found)
+        found = recomputed(replay, set(served.alerts), show)
+    result = compare(served.alerts.values(), found)
     if arguments.json:
         print(json.dumps({**asdict(result), "share": result.share}))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from schemas.codec import Codec
 from schemas.schema import load_schema
 from worker.assemble import open_registry
 from worker.config import Pipeline
+from worker.replay import Period
 from worker.replay_log import reader_config, until
 
 SCORES_FILE, ALERTS_FILE = "scores.parquet", "alerts.parquet"
@@ -32,9 +33,29 @@ class Published:
     """Scores and alerts; of several for one event the first counts."""
 
     place: NDArray[np.int64]  # (n,) of the scored event, ascending, see `places`
+    event_us: NDArray[np.int64]  # (n,)
     score: NDArray[np.float32]  # (n,)
     models: tuple[str, ...]  # NAME/VERSION that gave them
     alerts: dict[int, dict[str, Any]]  # by place; as in alert.avsc
+
+    def within(self, period: Period, partitions: Sequence[int] | None) -> Published:
+        """Only what is about events of this period, and of these partitions; None: of all."""
+        times_us, inside = self.event_us, set(partitions or ())
+        rows = (times_us >= period.from_us) & (times_us < period.to_us)
+        if partitions is not None:
+            rows &= np.isin(self.place // _OFFSETS, partitions)
+        return Published(
+            place=self.place[rows],
+            event_us=times_us[rows],
+            score=self.score[rows],
+            models=self.models,
+            alerts={
+                place: alert
+                for place, alert in self.alerts.items()
+                if period.from_us <= event_us(alert) < period.to_us
+                and (partitions is None or alert["source_partition"] in inside)
+            },
+        )
 
 
 def places(partition: NDArray[Any], offset: NDArray[Any]) -> NDArray[np.int64]:
@@ -73,14 +94,14 @@ def read_published(pipeline: Pipeline, since_ms: int, *, alerts_only: bool = Fal
     Raises:
         KafkaException, StopWorker: Kafka did not answer in time, or refused.
     """
-    tables = [] if alerts_only else [table for table in _records(pipeline, "score", since_ms)]
+    tables = [] if alerts_only else list(_records(pipeline, "score", since_ms))
     alerts = [alert for table in _records(pipeline, "alert", since_ms) for alert in table.to_pylist()]
     return published(pa.Table.from_batches(tables) if tables else None, alerts, pipeline.source.topic)
 
 
 def read_backtest(folder: Path, topic: str) -> Published:
     """What another backtest of the same events wrote."""
-    columns = ["source_partition", "source_offset", "score", "model", "model_version"]
+    columns = ["source_partition", "source_offset", "event_time", "score", "model", "model_version"]
     table = pq.read_table(folder / SCORES_FILE, columns=columns)
     alerts = folder / ALERTS_FILE
     found = pq.read_table(alerts).to_pylist() if alerts.exists() else []
@@ -95,21 +116,21 @@ def published(table: pa.Table | None, alerts: list[dict[str, Any]], topic: str) 
             by_place.setdefault(place_of(alert), {**alert, "features": dict(alert["features"])})
     if table is None:
         none = np.zeros(0, np.int64)
-        return Published(place=none, score=np.zeros(0, np.float32), models=(), alerts=by_place)
+        return Published(place=none, event_us=none, score=np.zeros(0, np.float32), models=(), alerts=by_place)
     if "source_topic" in table.column_names:
         table = table.filter(pa.compute.equal(table["source_topic"], topic))
     place, first = np.unique(
         places(table["source_partition"].to_numpy(), table["source_offset"].to_numpy()), return_index=True
     )
-    versions = zip(
-        pa.compute.unique(table["model"].cast(pa.string())).to_pylist(),
-        pa.compute.unique(table["model_version"].cast(pa.string())).to_pylist(),
-        strict=False,
+    names = table.select(["model", "model_version"]).cast(
+        pa.schema([("model", pa.string()), ("model_version", pa.string())])
     )
+    versions = names.group_by(["model", "model_version"]).aggregate([]).to_pylist()
     return Published(
         place=place,
+        event_us=table["event_time"].cast(pa.int64()).to_numpy()[first],
         score=table["score"].to_numpy().astype(np.float32)[first],
-        models=tuple(f"{name}/{version}" for name, version in versions),
+        models=tuple(sorted(f"{each['model']}/{each['model_version']}" for each in versions)),
         alerts=by_place,
     )
 
@@ -133,9 +154,7 @@ def find_score(pipeline: Pipeline, since_ms: int, partition: int, offset: int) -
     return None
 
 
-def _records(
-    pipeline: Pipeline, kind: str, since_ms: int, on_records: Callable[[int], None] = lambda _: None
-) -> Iterator[pa.RecordBatch]:
+def _records(pipeline: Pipeline, kind: str, since_ms: int) -> Iterator[pa.RecordBatch]:
     """Decoded outputs of one kind, some at a time."""
     outputs = pipeline.outputs
     topic = outputs.scores if kind == "score" else outputs.alerts
@@ -156,5 +175,4 @@ def _records(
                 ends[topic, found.partition] = high
         consumer.assign(starts)
         for messages in until(consumer, ends):
-            on_records(len(messages))
             yield codec.decode([message.value() for message in messages]).table

@@ -112,7 +112,7 @@ def _lane(
     )
 
 
-def first_since(log: Log, back: Reach, low: int, high: int, from_us: int) -> int:
+def first_since(log: Log, back: Reach, low: int, high: int, from_us: int, near: int = _NEAR) -> int:
     """An offset before which no event is of this time or later, as far as their disorder is known."""
     if back.disorder_us is None or from_us == NEVER_US:
         return low
@@ -121,7 +121,7 @@ def first_since(log: Log, back: Reach, low: int, high: int, from_us: int) -> int
         found = log.sample(offset, high)
         return None if found is None else found.event_us
 
-    offset, _ = last_older(event_times_at, low, high, from_us - back.disorder_us, _NEAR)
+    offset, _ = last_older(event_times_at, low, high, from_us - back.disorder_us, near)
     return offset
 
 

@@ -1,0 +1,182 @@
+"""What a live worker published is what a backtest of the log gives, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+
+from benchmarks.workers import create_topics, pipeline_file, running, topics_of
+from schemas.codec import Codec
+from schemas.schema import load_schema
+from schemas.table import to_table
+from tests.pipeline.streams import START_MS, Outcomes, Reader
+from worker.cli import main
+from worker.decode import TIME_MARKER
+from worker.exits import Exit
+
+EVENTS, LABELS = 3000, 4000
+PARTITIONS = {"transactions": 3, "labels": 2}
+SPAN_MS = 6 * 86_400_000  # an owner that is ahead of everything is within its allowed lateness of 7 days
+MIDDLE = "2025-10-12T09:00"
+
+
+def events(stream: str, count: int, columns: dict[str, Any], seed: int) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values over six days; one in ten comes half an hour late."""
+    rng = np.random.default_rng(seed)
+    key = "customer_id" if stream == "transaction" else "terminal_id"
+    time_ms = np.sort(rng.integers(0, SPAN_MS, count)) + START_MS
+    time_ms -= rng.choice([0, 1_800_000], count, p=[0.9, 0.1])
+    schema = load_schema(stream)
+    ids = {
+        "customer_id": [f"C{i}" for i in rng.integers(0, 150, count).tolist()],
+        "terminal_id": [f"T{i}" for i in rng.integers(0, 80, count).tolist()],
+    }
+    table = to_table(schema, {"event_time": time_ms, **ids, **columns})
+    return [name.encode() for name in ids[key]], Codec(schema, "single_object").encode(table)
+
+
+def fill(kafka: str, topic: str, keys: list[bytes], values: list[bytes], marked: int) -> None:
+    """Produce records, and for each partition that is to be marked, that it is complete."""
+    producer = Producer({"bootstrap.servers": kafka, "partitioner": "murmur2_random", "linger.ms": 5})
+    for key, value in zip(keys, values, strict=True):
+        producer.produce(topic, value, key)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    for partition in range(marked):
+        producer.produce(topic, None, partition=partition, headers={TIME_MARKER: str(START_MS + SPAN_MS)})
+    assert producer.flush(60) == 0
+
+
+def send(kafka: str, prefix: str) -> None:
+    """Make all topics of the shipped pipelines, and fill the inputs."""
+    rng = np.random.default_rng(4)
+    sent = {
+        "transactions": events(
+            "transaction",
+            EVENTS,
+            {
+                "transaction_id": [str(i) for i in range(EVENTS)],
+                "amount": np.round(rng.gamma(2.0, 40.0, EVENTS), 2),
+            },
+            1,
+        ),
+        "labels": events(
+            "label",
+            LABELS,
+            {"event_id": [str(i) for i in range(LABELS)], "fraud": rng.random(LABELS) < 0.1},
+            2,
+        ),
+    }
+    create_topics(
+        kafka,
+        topics_of(prefix, 2) | {prefix + name: count for name, count in PARTITIONS.items()},
+    )
+    for name, records in sent.items():
+        marked = PARTITIONS[name] if name == "labels" else 0
+        fill(kafka, prefix + name, *records, marked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What a live worker made of the records."""
+
+    file: str  # of the pipeline that scores
+    outcomes: Outcomes
+
+
+@pytest.fixture(scope="module")
+def live(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A worker that runs both pipelines, until every event has its score."""
+
+    def fraud(document: dict[str, Any]) -> None:
+        # Every event alerts, as alerts carry features; a lookup waits, so that the run has no lag to show.
+        document["decision"] = {"alert_when": "above", "severities": {"every": -1.0}, "cooldown": "0s"}
+        document["features"]["terminal"] |= {"when_behind": "wait", "wait_at_most": "30s"}
+
+    prefix, folder = f"b{uuid.uuid4().hex[:12]}.", tmp_path_factory.mktemp("live")
+    env = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_STORE": "memory://", "PENSTOCK_DEVICE": "cpu"}
+    send(kafka_bootstrap, prefix)
+    files = [pipeline_file("fraud", folder, prefix, fraud), pipeline_file("terminal-risk", folder, prefix)]
+    reader = Reader(kafka_bootstrap, prefix)
+    with running([files], folder, env):
+        outcomes = reader.read_all(EVENTS, timeout_s=120)
+    reader.close()
+    assert len(outcomes.scores) == EVENTS
+    assert not any(incomplete or degraded for _, incomplete, degraded in outcomes.flags.values())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        yield Live(file=str(files[0]), outcomes=outcomes)
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What a command prints as JSON; it must succeed."""
+    assert main([*words, "--json"]) == Exit.OK
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.kafka
+def test_a_backtest_of_what_a_live_worker_scored_shows_no_difference(
+    live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--label", "terminal-risk.fraud", "--out", str(tmp_path))
+    report = said(capsys, "backtest", live.file, *options)
+    published, alerts = report["published"], len(live.outcomes.alerts)
+
+    assert EVENTS / 2 < alerts < EVENTS  # late events begin before the last alert, and are of its cool-down
+    assert published["models"] == ["fraud/2"]
+    assert published["scores"]["compared"] == EVENTS
+    assert published["scores"]["differ"] == 0
+    assert published["scores"]["published_only"] == published["scores"]["here_only"] == 0
+    assert published["alerts"]["same"] == published["alerts"]["published"] == alerts
+    assert published["features"]["compared"] == alerts
+    assert published["features"]["differ"] == 0
+    assert report["quality"]["events"] == EVENTS  # the first labels have the ids of the transactions
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.kafka
+def test_a_backtest_of_a_part_with_another_model_or_threshold_differs_in_that_alone(
+    live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def published(*options: str) -> dict[str, Any]:
+        found = said(capsys, "backtest", live.file, "--out", str(tmp_path), *options)["published"]
+        assert isinstance(found, dict)
+        assert found["features"]["differ"] == found["scores"]["published_only"] == 0
+        return found
+
+    part = published("--from", MIDDLE)
+    assert 0 < part["scores"]["compared"] < EVENTS
+    assert part["scores"]["differ"] == 0
+    assert part["alerts"]["same"] == part["alerts"]["published"] > 0
+    lane = published("--partitions", "1", "--model", "fraud/1")
+    assert lane["scores"]["compared"] == sum(partition == 1 for partition, _ in live.outcomes.scores)
+    assert lane["scores"]["differ"] > 0
+    strict = published("--threshold", "0.999", "--batch-rows", "100")
+    assert strict["scores"]["differ"] == 0
+    assert strict["alerts"]["vanish"] + strict["alerts"]["same"] == len(live.outcomes.alerts)
+    assert strict["alerts"]["vanish"] > 0
+
+
+@pytest.mark.kafka
+def test_nothing_served_is_skewed_and_an_event_is_explained_by_the_score_it_got(
+    live: Live, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skew = said(capsys, "features", "skew", live.file)
+    assert (skew["compared"], skew["differ"], skew["missing"]) == (len(live.outcomes.alerts), 0, 0)
+
+    place = max(live.outcomes.scores)
+    explained = said(capsys, "explain", live.file, *map(str, place))
+    assert explained["is_same"] is True
+    assert explained["event_id"] == live.outcomes.ids[place]
+    assert np.float32(explained["score"]) == np.float32(live.outcomes.scores[place])
+    assert main(["explain", live.file, "0", "999999"]) == Exit.USAGE
