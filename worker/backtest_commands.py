@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worker.backtest import STAGES, Ran, backtest, with_changes
+from worker.backtest import STAGES, Ran
 from worker.backtest_page import page
+from worker.backtest_parts import changed, part, parts
 from worker.backtest_report import QualityRows, difference, quality, read_outcomes, volume
 from worker.config import ConfigError, Pipeline
 from worker.exits import Exit
-from worker.plan import feature_plan
 from worker.published import Published, read_backtest, read_published
 from worker.replay_arguments import (
     add_events,
     add_label,
     event_time_us,
-    feed_of,
     guarded,
-    label_of,
     period_of,
-    profile_store,
     progress,
     shown_time,
 )
@@ -71,25 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("backtest"), metavar="DIR", help="default: backtest")
     parser.add_argument("--batch-rows", type=int, default=8192, help="events computed together (8192)")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="divide the partitions among N processes (1)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(command=guarded(_backtest))
 
 
 def _backtest(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
-    pipeline = with_changes(pipeline, arguments.model, _thresholds(pipeline, arguments.threshold))
-    period = period_of(arguments)
-    label = label_of(arguments, feature_plan(pipeline))
-    with progress() as show:
-        ran = backtest(
-            pipeline,
-            feed_of(arguments, pipeline, period),
-            period,
-            arguments.out,
-            label=label,
-            profiles=profile_store(pipeline),
-            rows=arguments.batch_rows,
-            on_events=show,
-        )
+    pipeline = changed(pipeline, arguments)
+    folders = [arguments.out]
+    if arguments.processes > 1:
+        ran, folders = parts(pipeline, arguments, arguments.out)
+    else:
+        with progress() as show:
+            ran = part(pipeline, arguments, arguments.out, show)
     which = QualityRows(from_us=arguments.quality_from, known_since_us=arguments.without_known_since)
     report = {
         "pipeline": pipeline.name,
@@ -102,7 +94,7 @@ def _backtest(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
         "label": arguments.label,
         "rejected": dict(ran.rejected),
         "engine": engine(ran),
-        **measures(pipeline, ran, arguments, [arguments.out], which),
+        **measures(pipeline, ran, arguments, folders, which),
     }
     (arguments.out / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
     (arguments.out / PAGE_FILE).write_text(page(report))
@@ -200,18 +192,3 @@ def summary(report: dict[str, Any], out: Path) -> str:
         ]
     lines.append(f"report: {out / PAGE_FILE}")
     return "\n".join(lines)
-
-
-def _thresholds(pipeline: Pipeline, given: Sequence[str]) -> dict[str, float]:
-    found = {}
-    for text in given:
-        match = re.fullmatch(r"(?:([^=]+)=)?([-+0-9.eE]+)", text)
-        try:
-            score = float(match[2]) if match else None
-        except ValueError:
-            score = None
-        if match is None or score is None or pipeline.decision is None:
-            expected = "[SEVERITY=]SCORE" if pipeline.decision else "a pipeline with a decision"
-            raise ConfigError(f"--threshold: found {text!r}, expected {expected}")
-        found[match[1] or next(iter(pipeline.decision.severities))] = score
-    return found

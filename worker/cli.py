@@ -36,6 +36,8 @@ _EXAMPLES = """examples:
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
+  penstock backtest pipelines/fraud.yaml --model fraud/1 --from 7d
+  penstock explain pipelines/fraud.yaml 2 4711        why the event at this partition and offset got its score
 
 exit codes:
 """ + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)

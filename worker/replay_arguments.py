@@ -145,14 +145,19 @@ def guarded(command: Callable[[Pipeline, argparse.Namespace], int]) -> Callable[
         try:
             return command(pipeline, arguments)
         except Exception as error:
-            code = exit_code(error)
-            if code is Exit.BUG:
-                raise
-            said = f"Kafka: {error.args[0].str()}" if isinstance(error, KafkaException) else str(error)
+            code, said = explained(error)
             print(redact(said, pipeline.secrets), file=sys.stderr)
             return code
 
     return run
+
+
+def explained(error: Exception) -> tuple[Exit, str]:
+    """The exit code and one line of an error that a person can mend; any other is raised again."""
+    code = exit_code(error)
+    if code is Exit.BUG:
+        raise error
+    return code, f"Kafka: {error.args[0].str()}" if isinstance(error, KafkaException) else str(error)
 
 
 @contextmanager

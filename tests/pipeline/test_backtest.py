@@ -161,6 +161,9 @@ def test_a_backtest_of_a_part_with_another_model_or_threshold_differs_in_that_al
     lane = published("--partitions", "1", "--model", "fraud/1")
     assert lane["scores"]["compared"] == sum(partition == 1 for partition, _ in live.outcomes.scores)
     assert lane["scores"]["differ"] > 0
+    spread = published("--processes", "2")
+    assert (spread["scores"]["compared"], spread["scores"]["differ"]) == (EVENTS, 0)
+    assert spread["alerts"]["same"] == len(live.outcomes.alerts)
     strict = published("--threshold", "0.999", "--batch-rows", "100")
     assert strict["scores"]["differ"] == 0
     assert strict["alerts"]["vanish"] + strict["alerts"]["same"] == len(live.outcomes.alerts)
