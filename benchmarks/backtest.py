@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.fraud_parity import every_event_alerts, replay
 from benchmarks.machine import write_result
-from benchmarks.workers import REPOSITORY
+from benchmarks.workers import REPOSITORY, pipeline_file
 from tests.parity.pandas_reference import FEATURES, fraud_features, read_transactions
+from tests.services import real_services
 from training.fraud_tables import LAST_DAY, WARM_UP, write
 
 PUBLISHED = {"auc": 0.862, "average_precision": 0.639, "card_precision_100": 0.273}
@@ -59,10 +63,48 @@ def run(data: Path, first: str, last: str, out: Path) -> dict[str, Any]:
     }
 
 
+def against_live(data: Path, first: date, last: date) -> dict[str, Any]:
+    """Score these days live, through real Kafka and Redis, then from the log: what differs between the two."""
+    prefix = f"b{uuid.uuid4().hex[:8]}."
+    with real_services() as services, tempfile.TemporaryDirectory(prefix="penstock-backtest-") as name:
+        live = replay(
+            data,
+            services.kafka_bootstrap,
+            services.redis_url,
+            first=first,
+            last=last,
+            model_version="1",
+            prefix=prefix,
+        )
+        file = pipeline_file("fraud", Path(name), prefix, lambda document: every_event_alerts(document, "1"))
+        pipeline_file("terminal-risk", Path(name), prefix)
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", "backtest", str(file), "--out", f"{name}/out", "--json"],
+            cwd=REPOSITORY,
+            env={**os.environ, "PENSTOCK_KAFKA": services.kafka_bootstrap},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=600,
+        )
+    report = json.loads(done.stdout)
+    published = {name: value for name, value in report["published"].items() if name != "examples"}
+    return {
+        "first": str(first),
+        "last": str(last),
+        "live_seconds": round(live.seconds, 1),
+        "live_cpu_us_per_event": round(live.worker_cpu_us_per_event, 2),
+        "engine": report["engine"],
+        **published,
+    }
+
+
 def main() -> int:
     """Run it, compare every feature with the pandas reference, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PENSTOCK_DATA", "data")))
+    parser.add_argument("--live-first", type=date.fromisoformat, default=date(2018, 8, 1))
+    parser.add_argument("--live-last", type=date.fromisoformat, default=date(2018, 8, 10))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="penstock-backtest-") as name:
         found = run(arguments.data, WARM_UP, LAST_DAY, Path(name))
@@ -81,6 +123,7 @@ def main() -> int:
         "quality": quality,
         "published": PUBLISHED,
         "features_largest_difference_to_pandas": float(difference),
+        "against_live": against_live(arguments.data, arguments.live_first, arguments.live_last),
     }
     print(json.dumps(result, indent=2))
     print(write_result("backtest", result))

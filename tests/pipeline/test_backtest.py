@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks.workers import create_topics, pipeline_file, running, topics_of
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from schemas.table import to_table
 from tests.pipeline.streams import START_MS, Outcomes, Reader
+from tests.pipeline.test_rebuild import DAY_MS, DAYS, scores_only
+from tests.pipeline.test_rebuild import EVENTS as LOG_EVENTS
+from tests.pipeline.test_rebuild import fill as fill_log
 from worker.cli import main
+from worker.config import load_pipeline
 from worker.decode import TIME_MARKER
 from worker.exits import Exit
+from worker.export import feature_tables
+from worker.plan import feature_plan
+from worker.replay import Period
+from worker.replay_log import from_log
 
 EVENTS, LABELS = 3000, 4000
 PARTITIONS = {"transactions": 3, "labels": 2}
@@ -183,3 +195,35 @@ def test_nothing_served_is_skewed_and_an_event_is_explained_by_the_score_it_got(
     assert explained["event_id"] == live.outcomes.ids[place]
     assert np.float32(explained["score"]) == np.float32(live.outcomes.scores[place])
     assert main(["explain", live.file, "0", "999999"]) == Exit.USAGE
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("is_live", [True, False])
+def test_from_the_log_a_replay_begins_one_longest_window_back_and_its_windows_are_exact(
+    kafka_bootstrap: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_live: bool
+) -> None:
+    monkeypatch.setenv("PENSTOCK_KAFKA", kafka_bootstrap)
+    begin_ms = time.time_ns() // 1_000_000 - (DAYS + 1) * DAY_MS
+    inputs = f"{topic_prefix}transactions"
+    topic = NewTopic(inputs, 1, 1, config={"retention.ms": "-1"})  # else old records go at once
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+    admin.create_topics([topic])[inputs].result(30)
+    fill_log(kafka_bootstrap, inputs, slice(0, LOG_EVENTS), begin_ms, is_live=is_live)
+    pipeline = load_pipeline(scores_only(tmp_path, topic_prefix))
+    period = Period(from_us=(begin_ms + 80 * DAY_MS) * 1000, to_us=(begin_ms + 90 * DAY_MS) * 1000)
+
+    def features(since: Period) -> pa.Table:
+        table = pa.Table.from_batches(
+            list(feature_tables(pipeline, from_log(pipeline, since), Period(to_us=period.to_us)))
+        )
+        return table.filter(pc.greater_equal(table["event_time"].cast(pa.int64()), period.from_us))
+
+    feed = from_log(pipeline, period)(pipeline, feature_plan(pipeline))
+    found, expected = features(period), features(Period())
+
+    per_day = LOG_EVENTS / DAYS
+    # Thirty days before the eightieth; looking for each of two places costs two thousand events.
+    assert 40 * per_day - (0 if is_live else 4000) < feed.lanes[0].begin < 50 * per_day
+    assert 9 * per_day < found.num_rows < 11 * per_day
+    assert not any(found["incomplete"].to_pylist())
+    assert found.equals(expected)
