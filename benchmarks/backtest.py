@@ -64,7 +64,7 @@ def run(data: Path, first: str, last: str, out: Path) -> dict[str, Any]:
 
 
 def against_live(data: Path, first: date, last: date) -> dict[str, Any]:
-    """Score these days live, through real Kafka and Redis, then from the log: what differs between the two."""
+    """Score these days live, through real Kafka and Redis, and again from the log: what differs."""
     prefix = f"b{uuid.uuid4().hex[:8]}."
     with real_services() as services, tempfile.TemporaryDirectory(prefix="penstock-backtest-") as name:
         live = replay(
