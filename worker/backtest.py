@@ -179,6 +179,7 @@ def backtest(
     ran = Ran(model=f"{card.name}/{card.version}", meaning=card.output.meaning, device=judge.scorer.device)
     writer = _Writer(out)
     infer_s = decide_s = write_s = 0.0
+    judge.decide(replay.offline.warm(), np.zeros(0, np.float32))
     begun_s = time.perf_counter()
     try:
         features_s = 0.0

@@ -23,6 +23,7 @@ from worker.replay_arguments import (
     event_time_us,
     guarded,
     period_of,
+    positive,
     progress,
     shown_time,
 )
@@ -66,9 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where the events are read from the topic",
     )
     parser.add_argument("--out", type=Path, default=Path("backtest"), metavar="DIR", help="default: backtest")
-    parser.add_argument("--batch-rows", type=int, default=8192, help="events computed together (8192)")
+    parser.add_argument("--batch-rows", type=positive, default=8192, help="events computed together (8192)")
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="divide the partitions among N processes (1)"
+        "--processes",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="divide the partitions among N processes (1)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(command=guarded(_backtest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
@@ -12,7 +13,7 @@ from feature_cache.layout import NEVER_US
 from feature_cache.rows import HotRows
 from feature_cache.store import Store
 from schemas.schema import load_schema
-from worker.batch import Events, Features
+from worker.batch import Batch, Events, Features
 from worker.config import Pipeline
 from worker.decode import decode_table
 from worker.features import enrich
@@ -56,8 +57,8 @@ class Offline:
         """
         self.plan: FeaturePlan = feature_plan(pipeline)
         source = pipeline.source
-        schema = load_schema(source.schema_ref, pipeline.base)
-        self._decode_plan = decode_plan(pipeline, schema, self.plan.finite)
+        self._schema = load_schema(source.schema_ref, pipeline.base)
+        self._decode_plan = decode_plan(pipeline, self._schema, self.plan.finite)
         self._topic = source.topic
         hot_rows = max(pipeline.state.hot_rows, rows_at_once)
         self.lanes = Lanes(HotRows(self.plan.layout, hot_rows), store, pipeline.kafka.group, source.topic)
@@ -78,6 +79,13 @@ class Offline:
     def enrich(self, events: Events) -> Features:
         """Features of each event as of its event time; its rows are durable, and may leave, after `write`."""
         return enrich(events, self.plan, self.lanes, self._lookups, self._meter)
+
+    def warm(self) -> Batch:
+        """Compile what the first events would wait for; the batch has none."""
+        nothing = pa.RecordBatch.from_pylist([], schema=self._schema.arrow)
+        events, _ = decode_table(nothing, self._topic, 0, self._decode_plan)
+        events = replace(events, next_offsets={})
+        return Batch(events=events, features=self.enrich(events))
 
     def write(self, partition: int = 0) -> None:
         """Let lookups see what was applied, and rows leave memory."""

@@ -103,6 +103,8 @@ def feed_of(arguments: argparse.Namespace, pipeline: Pipeline, period: Period) -
     """
     if not arguments.input:
         return from_log(pipeline, period, arguments.partitions)
+    if arguments.partitions is not None:
+        raise ConfigError("--partitions: found --input, expected the log: a file is one partition")
     return files_of(arguments, pipeline)
 
 
@@ -188,6 +190,13 @@ def shown_time(time_us: int) -> str:
 def event_time_us(text: str) -> int:
     """An event time of the command line, see since_ms."""
     return since_ms(text) * 1000
+
+
+def positive(text: str) -> int:
+    """A whole number of the command line, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
 
 
 def _duration_us(text: str) -> int:

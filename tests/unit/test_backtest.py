@@ -214,6 +214,7 @@ def test_the_page_asks_nobody_for_anything_and_shows_what_is_in_it_as_text(
         (["--label", "other.fraud"], "--label: found 'other.fraud', expected FIELD or terminal-risk.FIELD"),
         (["--from", "2030-01-01"], "found no event of this period among 400"),
         (["--against", "/nowhere"], "--against:"),
+        (["--partitions", "0"], "--partitions: found --input, expected the log"),
         (["--processes", "2"], "--processes: found --input, expected the log"),
     ],
 )
