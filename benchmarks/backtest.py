@@ -1,4 +1,4 @@
-"""Sixty days of the handbook's transactions in one `penstock backtest`, and what its report says of them."""
+"""The handbook's 58 days of transactions in one `penstock backtest`, and what its report says of them."""
 
 from __future__ import annotations
 

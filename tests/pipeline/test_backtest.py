@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from benchmarks.workers import create_topics, pipeline_file, running, topics_of
+from benchmarks.workers import RunningWorker, create_topics, pipeline_file, running, topics_of
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from schemas.table import to_table
@@ -40,12 +41,20 @@ SPAN_MS = 6 * 86_400_000  # an owner that is ahead of everything is within its a
 MIDDLE = "2025-10-12T09:00"
 
 
-def events(stream: str, count: int, columns: dict[str, Any], seed: int) -> tuple[list[bytes], list[bytes]]:
-    """Keys and values over six days; one in ten comes half an hour late."""
+def events(
+    stream: str,
+    count: int,
+    columns: dict[str, Any],
+    seed: int,
+    *,
+    span_ms: tuple[int, int] = (0, SPAN_MS),
+    late_share: float = 0.1,
+) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of some days; a share comes half an hour late."""
     rng = np.random.default_rng(seed)
     key = "customer_id" if stream == "transaction" else "terminal_id"
-    time_ms = np.sort(rng.integers(0, SPAN_MS, count)) + START_MS
-    time_ms -= rng.choice([0, 1_800_000], count, p=[0.9, 0.1])
+    time_ms = np.sort(rng.integers(*span_ms, count)) + START_MS
+    time_ms -= rng.choice([0, 1_800_000], count, p=[1 - late_share, late_share])
     schema = load_schema(stream)
     ids = {
         "customer_id": [f"C{i}" for i in rng.integers(0, 150, count).tolist()],
@@ -195,6 +204,66 @@ def test_nothing_served_is_skewed_and_an_event_is_explained_by_the_score_it_got(
     assert explained["event_id"] == live.outcomes.ids[place]
     assert np.float32(explained["score"]) == np.float32(live.outcomes.scores[place])
     assert main(["explain", live.file, "0", "999999"]) == Exit.USAGE
+
+
+def wait_until_written(worker: RunningWorker) -> None:
+    """Wait until lookups see something of what terminal-risk has applied."""
+    written = re.compile(r'^penstock_state_writes_total\{pipeline="terminal-risk",result="ok"\} (\S+)', re.M)
+    deadline_s = time.monotonic() + 60
+    while sum(map(float, written.findall(worker.metrics()))) < 2:  # each of its two lanes
+        assert time.monotonic() < deadline_s, worker.tail()
+        time.sleep(0.1)
+
+
+@pytest.mark.kafka
+def test_an_event_is_explained_by_its_score_also_when_its_lookup_was_behind(
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fraud(document: dict[str, Any]) -> None:
+        document["decision"] = {"alert_when": "above", "severities": {"every": -1.0}, "cooldown": "0s"}
+        document["features"]["terminal"] |= {"when_behind": "use", "max_age": "1d"}
+
+    count, half = 300, SPAN_MS // 2
+    rng = np.random.default_rng(6)
+    columns = {"event_id": [str(i) for i in range(count)], "fraud": rng.random(count) < 0.3}
+    paid = events(
+        "transaction",
+        count,
+        {"transaction_id": [str(i) for i in range(count)], "amount": rng.gamma(2.0, 40.0, count)},
+        1,
+        span_ms=(half - DAY_MS // 2, half + DAY_MS + DAY_MS // 2),  # beyond what max_age allows
+    )
+    create_topics(kafka_bootstrap, topics_of(topic_prefix, 2))
+    files = [pipeline_file("fraud", tmp_path, topic_prefix, fraud)]
+    files.append(pipeline_file("terminal-risk", tmp_path, topic_prefix))
+    env = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_STORE": "memory://", "PENSTOCK_DEVICE": "cpu"}
+    labels, inputs = f"{topic_prefix}labels", f"{topic_prefix}transactions"
+    fill(kafka_bootstrap, labels, *events("label", count, columns, 2, span_ms=(0, half)), 0)
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    with running([files], tmp_path, env) as (worker,):
+        wait_until_written(worker)
+        fill(kafka_bootstrap, inputs, *paid, 0)
+        scores = reader.scores(count)
+    reader.close()
+    # What nobody knew when the events were scored.
+    later = events("label", count, columns, 3, span_ms=(half, 2 * half), late_share=0)
+    fill(kafka_bootstrap, labels, *later, 0)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    behind = [score for score in scores if score["lookup_age_ms"] and not score["degraded"]]
+    stale = [score for score in scores if score["degradation"] == "STALE_LOOKUP"]
+    for score in [*behind[:: len(behind) // 3], *stale[:1]]:
+        place = str(score["source_partition"]), str(score["source_offset"])
+        assert said(capsys, "explain", str(files[0]), *place)["is_same"] is True
+    report = said(capsys, "backtest", str(files[0]), "--out", str(tmp_path / "out"))["published"]
+    assert report["scores"]["differ"] > 0
+    assert report["features"]["differ"] == report["features"]["behind"] > 0
+    assert said(capsys, "features", "skew", str(files[0]))["share"] == 0
 
 
 @pytest.mark.kafka
