@@ -140,8 +140,14 @@ def _read(
         consumer.close()
 
 
-def until(consumer: Any, ends: dict[tuple[str, int], int]) -> Iterator[list[Any]]:
+def until(
+    consumer: Any, ends: dict[tuple[str, int], int], silence_s: float = _SILENCE_S
+) -> Iterator[list[Any]]:
     """Messages of the partitions assigned, some at a time, up to these offsets.
+
+    Args:
+        ends: by topic and partition, the offset that is not read any more.
+        silence_s: nothing for so long, and the broker is gone; whoever asks may take any time in between.
 
     Raises:
         KafkaException, StopWorker: they cannot be read.
@@ -170,6 +176,7 @@ def until(consumer: Any, ends: dict[tuple[str, int], int]) -> Iterator[list[Any]
                 reading.pop(where, None)
         if messages:
             yield messages
-        if time.monotonic() - heard_s > _SILENCE_S:
+            heard_s = time.monotonic()
+        elif time.monotonic() - heard_s > silence_s:
             waiting = ", ".join(f"{topic}-{partition}" for topic, partition in reading)
-            raise StopWorker(Exit.KAFKA, f"nothing came from {waiting} for {_SILENCE_S:g} s")
+            raise StopWorker(Exit.KAFKA, f"nothing came from {waiting} for {silence_s:g} s")

@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 from feature_cache.layout import NEVER_US
 from schemas.schema import load_schema
 from schemas.table import to_table
+from tests.builders import Message
 from worker.batch import Events
 from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.decode import decode_table
+from worker.exits import StopWorker
 from worker.export import export, feature_tables
 from worker.plan import FeaturePlan, decode_plan, feature_plan
 from worker.rebuild import Reach, Sample
 from worker.replay import Feed, LaneFeed, OpenFeed, Period, Replay
 from worker.replay_files import InputError, from_files, from_tables, read_tables
-from worker.replay_log import first_since
+from worker.replay_log import first_since, until
 from worker.replay_table import Label
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -274,6 +276,27 @@ def test_the_truth_is_joined_by_the_id_of_the_event_with_when_it_is_known(fraud:
         Label.parse("elsewhere.fraud", feature_plan(fraud), 0)
     with pytest.raises(ConfigError, match="found no field 'nothing'"):
         list(feature_tables(fraud, feed(), Period(), label=Label.parse("nothing", feature_plan(fraud), 0)))
+
+
+class Trickle:
+    """A client that gives one record at a time, and then nothing."""
+
+    def __init__(self, count: int) -> None:
+        self._left = [Message(record_value=b"v", record_offset=offset) for offset in range(count - 1, -1, -1)]
+
+    def consume(self, _: int, wait_s: float) -> list[Any]:
+        """The next one, to whoever waits for it."""
+        return [self._left.pop()] if self._left and wait_s else []
+
+
+def test_a_broker_is_gone_when_nothing_comes_and_not_when_nobody_asks() -> None:
+    ends = {("in", 0): 3}
+
+    found = [message.offset() for part in until(Trickle(5), ends, silence_s=0) for message in part]
+
+    assert found == [0, 1, 2]
+    with pytest.raises(StopWorker, match="nothing came from in-0"):
+        list(until(Trickle(2), ends, silence_s=0))
 
 
 @given(st.data())
