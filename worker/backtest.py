@@ -141,6 +141,17 @@ class Judge:
             self.decision,
         )
 
+    def alerts(
+        self,
+        batch: Batch,
+        scores: NDArray[np.float32],
+        decisions: Decisions,
+        rows: NDArray[np.int64],
+        now_us: int,
+    ) -> list[dict[str, Any]]:
+        """The alerts among these rows, with their reasons."""
+        return alert_rows(batch, scores, decisions, rows, self.stamp, now_us)
+
 
 def backtest(
     pipeline: Pipeline,
@@ -202,7 +213,7 @@ def backtest(
                 alerts = []
                 if decisions is not None:
                     now_us = time.time_ns() // 1000
-                    alerts = alert_rows(batch, scores, decisions, alerting, judge.stamp, now_us)
+                    alerts = judge.alerts(batch, scores, decisions, alerting, now_us)
                 writer.write(columns, alerts)
                 ran.scored += len(alerting)
                 ran.failed += len(inside) - len(alerting)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
+from numpy.typing import NDArray
 
 from schemas.schema import load_schema
 from worker.assemble import input_codec
@@ -21,7 +22,6 @@ from worker.batch import Batch
 from worker.config import Pipeline
 from worker.decide import LIFECYCLES, RAISED, Decisions
 from worker.decode import decode
-from worker.encode import Stamp, alert_rows
 from worker.exits import Exit, StopWorker
 from worker.plan import decode_plan, feature_plan
 from worker.published import event_us, find_score
@@ -141,7 +141,7 @@ def explain(
         rows = np.flatnonzero((records.partition == partition) & (records.offset == offset))
         on_events(len(batch), int(batch.events.event_us.max(initial=0)))
         if len(rows):
-            return _explanation(batch, float(scores[rows[0]]), decisions, int(rows[0]), judge.stamp)
+            return _explanation(batch, scores, decisions, int(rows[0]), judge)
     raise StopWorker(Exit.USAGE, f"partition {partition} offset {offset}: the model was never asked about it")
 
 
@@ -173,20 +173,18 @@ def read_event(pipeline: Pipeline, partition: int, offset: int) -> tuple[Record,
 
 
 def _explanation(
-    batch: Batch, score: float, decisions: Decisions | None, row: int, stamp: Stamp
+    batch: Batch, scores: NDArray[np.float32], decisions: Decisions | None, row: int, judge: Judge
 ) -> Explanation:
-    features, events = batch.features, batch.events
+    features, events, score = batch.features, batch.events, float(scores[row])
     lifecycle = 0 if decisions is None else int(decisions.lifecycle[row])
     level = 0 if decisions is None else int(decisions.level[row])
     # An alert as it would be, also of an event that raises none: its reasons, and what is personal hidden.
     lifecycles, levels = np.zeros(len(batch), np.uint8), np.ones(len(batch), np.uint8)
     lifecycles[row] = RAISED
-    scores = np.full(len(batch), score, np.float32)
-    if not stamp.severities:
-        stamp = replace(stamp, severities=("none",), thresholds=(math.inf,))
-    (alert,) = alert_rows(
-        batch, scores, Decisions(lifecycle=lifecycles, level=levels), np.array([row]), stamp, 0
-    )
+    if not judge.stamp.severities:
+        judge.stamp = replace(judge.stamp, severities=("none",), thresholds=(math.inf,))
+    stamp = judge.stamp
+    (alert,) = judge.alerts(batch, scores, Decisions(lifecycle=lifecycles, level=levels), np.array([row]), 0)
     age_ms = int(features.lookup_age_ms[row])
     return Explanation(
         event_id=alert["event_id"],
