@@ -27,8 +27,8 @@ from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.parity.pandas_reference import FEATURES, fraud_features, read_transactions
 from tests.services import real_services
-from training.metrics import card_precision, kept_test_rows
-from worker.accuracy import auc, average_precision
+from training.metrics import kept_test_rows
+from worker.accuracy import auc, average_precision, card_precision
 
 _MAX_LEAD = timedelta(days=1)  # inside terminal-risk's allowed lateness of 7 days
 _PARTITIONS = 4
@@ -55,18 +55,18 @@ def replay(
     last: date,
     model_version: str,
     rate: float | None = None,
+    prefix: str | None = None,
 ) -> Replay:
     """Stream the transactions and labels of these days through the shipped pipelines.
 
     Two things differ from the files as shipped: every score raises an alert (an alert carries the features,
     a score does not), and the fraud pipeline waits for terminal-risk instead of using what it has.
     """
-    prefix = f"p{uuid.uuid4().hex[:8]}."
+    prefix = prefix or f"p{uuid.uuid4().hex[:8]}."
 
     def fraud(document: dict[str, Any]) -> None:
-        document["decision"] = {"alert_when": "above", "severities": {"every": -1.0}, "cooldown": "0s"}
+        every_event_alerts(document, model_version)
         document["features"]["terminal"] |= {"when_behind": "wait", "wait_at_most": "8s"}
-        document["model"]["version"] = model_version
         document["batching"]["max_rows"] = 4096
 
     def terminal_risk(document: dict[str, Any]) -> None:
@@ -124,6 +124,12 @@ def replay(
         worker_peak_mb=peak_mb,
         worker_cpu_us_per_event=cpu_s / events * 1e6,
     )
+
+
+def every_event_alerts(document: dict[str, Any], model_version: str) -> None:
+    """Let every score of the fraud pipeline raise an alert, which carries the features."""
+    document["decision"] = {"alert_when": "above", "severities": {"every": -1.0}, "cooldown": "0s"}
+    document["model"]["version"] = model_version
 
 
 def _gate(lead: Lead) -> Any:

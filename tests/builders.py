@@ -64,6 +64,9 @@ class Message:
         """The headers in their order; None when there are none."""
         return self.record_headers
 
+    def error(self) -> None:
+        """A record is no error."""
+
     def topic(self) -> str:
         """The input topic."""
         return "in"

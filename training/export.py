@@ -1,17 +1,18 @@
-"""Exports the fraud features of stored transactions from the engine that computes them live."""
+"""Exports the fraud features of stored transactions: what `penstock features export` writes, as an array."""
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_cache.store import MemoryStore
-from loadgen.sources import stored
+from training.fraud_tables import tables
 from worker.config import load_pipeline
-from worker.offline import Offline
+from worker.export import feature_tables
+from worker.plan import feature_plan
+from worker.replay import Period
+from worker.replay_files import from_tables
 
 _PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
 
@@ -21,22 +22,17 @@ def export_fraud_features(data: Path, start: str, end: str) -> NDArray[np.float6
 
     Columns are in the order of pipelines/fraud.yaml, which is the model's. Windows begin empty at start.
     """
-    store = MemoryStore()
-    fraud = Offline(load_pipeline(_PIPELINES / "fraud.yaml"), store)
-    labels = Offline(load_pipeline(_PIPELINES / "terminal-risk.yaml"), store)
-    source = stored(
-        data / "fraud" / "transactions.parquet",
-        from_date=date.fromisoformat(start),
-        until_date=date.fromisoformat(end) + timedelta(days=1),
+    pipeline = load_pipeline(_PIPELINES / "fraud.yaml")
+    names = feature_plan(pipeline).names
+    feed = from_tables(
+        {
+            "fraud": tables(data, start, end, "transactions"),
+            "terminal-risk": tables(data, start, end, "labels"),
+        }
     )
-    rows = []
-    for slab in source.slabs:
-        # A day's labels first: a lookup reads nothing newer than its event anyway.
-        for events in sorted(slab.streams, key=lambda events: events.stream != "labels"):
-            if not len(events):
-                continue
-            if events.stream == "labels":
-                labels.apply(events.table)
-            else:
-                rows.append(fraud.apply(events.table).scalars)
-    return np.concatenate(rows)
+    return np.concatenate(
+        [
+            np.column_stack([table.column(name).to_numpy() for name in names])
+            for table in feature_tables(pipeline, feed, Period())
+        ]
+    )

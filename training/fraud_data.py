@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from tests.parity.pandas_reference import read_transactions
 from training.export import export_fraud_features
-from training.metrics import card_precision, kept_test_rows
-from worker.accuracy import auc, average_precision
+from training.fraud_tables import LAST_DAY, WARM_UP
+from training.metrics import kept_test_rows
+from worker.accuracy import auc, average_precision, card_precision
 
-WARM_UP = "2018-06-18"  # 37 days before the training week: every window of it is full
 TRAIN_DAY = 115  # 2018-07-25, counted from 2018-04-01
-LAST_DAY = "2018-08-14"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,26 +10,6 @@ Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 
 
-def card_precision(day: Ints, customer: Ints, truth: Ints, score: Floats, top: int = 100) -> float:
-    """Mean over days of the share of frauds among the `top` cards of the day; the book's CP@k.
-
-    A card's score is its highest of the day; a card that was found on an earlier day no longer takes part.
-    """
-    found: Ints = np.zeros(0, customer.dtype)
-    shares = []
-    for today in np.unique(day):
-        rows = (day == today) & ~np.isin(customer, found)
-        cards, of = np.unique(customer[rows], return_inverse=True)
-        highest = np.full(len(cards), -np.inf)
-        np.maximum.at(highest, of, score[rows])
-        frauds = np.zeros(len(cards), bool)
-        np.logical_or.at(frauds, of, truth[rows] > 0)
-        best = np.argsort(-highest, kind="stable")[:top]
-        found = np.union1d(found, cards[best][frauds[best]])
-        shares.append(frauds[best].sum() / top)
-    return float(np.mean(shares))
-
-
 def kept_test_rows(
     day: Ints, customer: Ints, truth: Ints, *, train_day: int, train_days: int = 7, delay_days: int = 7
 ) -> Bools:

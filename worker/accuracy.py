@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Numbers = NDArray[np.number[Any]]
+Ints = NDArray[np.integer[Any]]
 
 
 def auc(truth: Numbers, score: Floats) -> float:
@@ -28,6 +29,26 @@ def average_precision(truth: Numbers, score: Floats) -> float:
 def rmse(truth: Numbers, predicted: Floats) -> float:
     """Root mean squared error, in the unit of the truth."""
     return float(np.sqrt(np.mean((predicted.astype(np.float64) - truth) ** 2)))
+
+
+def card_precision(day: Ints, customer: Ints, truth: Numbers, score: Floats, top: int = 100) -> float:
+    """Mean over days of the share of frauds among the `top` cards of the day; the book's CP@k.
+
+    A card's score is its highest of the day; a card that was found on an earlier day no longer takes part.
+    """
+    found: Ints = np.zeros(0, customer.dtype)
+    shares = []
+    for today in np.unique(day):
+        rows = (day == today) & ~np.isin(customer, found)
+        cards, of = np.unique(customer[rows], return_inverse=True)
+        highest = np.full(len(cards), -np.inf)
+        np.maximum.at(highest, of, score[rows])
+        frauds = np.zeros(len(cards), bool)
+        np.logical_or.at(frauds, of, truth[rows] > 0)
+        best = np.argsort(-highest, kind="stable")[:top]
+        found = np.union1d(found, cards[best][frauds[best]])
+        shares.append(frauds[best].sum() / top)
+    return float(np.mean(shares))
 
 
 def _steps(truth: Numbers, score: Floats) -> tuple[Floats, Floats]:

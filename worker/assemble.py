@@ -28,15 +28,23 @@ from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
 from worker.config import Pipeline
 from worker.decide import DecisionPolicy, decide
-from worker.decode import DecodePlan, decode, time_unit_us
+from worker.decode import DecodePlan, decode
 from worker.encode import Stamp
 from worker.features import enrich
 from worker.line import Line
 from worker.lookups import Lookup
 from worker.metrics import Meter
+from worker.model_file import ModelCard
 from worker.ownership import Ownership, SkipPolicy
 from worker.partitioners import partitions
-from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan, registry_settings
+from worker.plan import (
+    FeaturePlan,
+    batch_policy,
+    decision_policy,
+    decode_plan,
+    feature_plan,
+    registry_settings,
+)
 from worker.privacy import Privacy, privacy_of
 from worker.producer_settings import producer_config
 from worker.profiles import Profile
@@ -44,7 +52,6 @@ from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.records import records_of
 from worker.rights import check_rights
-from worker.router import Router
 from worker.scout import Scout
 from worker.sink import Sink
 from worker.slo import Pace
@@ -76,7 +83,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     """
     plan = feature_plan(pipeline)
     schema = load_schema(pipeline.source.schema_ref, pipeline.base)
-    codec = _input_codec(pipeline, schema)
+    codec = input_codec(pipeline, schema)
     meter = Meter(pipeline.name, registry)
     router, rollout = open_versions(pipeline, plan, meter)
     decision = decision_policy(pipeline)
@@ -111,17 +118,8 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         for lookup in plan.lookups
     )
     profiles = tuple(Profile(profile, store, may_guess=may_guess) for profile in plan.profiles)
-    decode_plan = DecodePlan(
-        key=pipeline.source.key,
-        event_time=pipeline.source.event_time,
-        time_unit_us=time_unit_us(schema.arrow.field(pipeline.source.event_time).type),
-        max_future_us=pipeline.source.max_future_us,
-        takes_future=pipeline.source.time.future == "score",
-        finite=plan.finite,
-        event_id=pipeline.source.event_id,
-        max_key_bytes=pipeline.source.max_key_bytes,
-    )
-    _warm(codec, decode_plan, plan, decision, meter)
+    how = decode_plan(pipeline, schema, plan.finite)
+    _warm(codec, how, plan, decision, meter)
     transactional_id = _worker_id(pipeline) if pipeline.delivery.mode == "exactly_once" else None
     sink = Sink(
         producer_config(
@@ -139,7 +137,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         topic=pipeline.source.topic,
         source=source,
         codec=codec,
-        decode_plan=decode_plan,
+        decode_plan=how,
         feature_plan=plan,
         lanes=lanes,
         owned=Ownership(
@@ -156,14 +154,14 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
             partial(
                 rebuild_start,
                 consumer,
-                _input_codec(pipeline, schema),
-                decode_plan,
+                input_codec(pipeline, schema),
+                how,
                 reach(
                     plan.layout,
                     decision,
                     plan.times,
                     pipeline.state.rebuild,
-                    None if decode_plan.takes_future else pipeline.source.max_future_us,
+                    None if how.takes_future else pipeline.source.max_future_us,
                 ),
                 pipeline.source.topic,
             ),
@@ -174,7 +172,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         router=router,
         rollout=rollout,
         decision=decision,
-        stamp=_stamp(pipeline, plan, router, decision, privacy),
+        stamp=stamp_of(pipeline, plan, router.card if router else None, decision, privacy),
         score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
         scores_topic=pipeline.outputs.scores or "",
@@ -198,7 +196,8 @@ def _shadow(pipeline: Pipeline) -> str | None:
     return pipeline.rollout.shadow if pipeline.rollout else None
 
 
-def _input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
+def input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
+    """How records of the input topic become columns."""
     source = pipeline.source
     return Codec(
         schema,
@@ -235,23 +234,24 @@ def _batcher(pipeline: Pipeline, meter: Meter) -> Batcher:
     return Batcher(policy, Pace(objective_ms, policy.max_rows, meter.paced, pipeline.name).turned)
 
 
-def _stamp(
+def stamp_of(
     pipeline: Pipeline,
     plan: FeaturePlan,
-    router: Router | None,
+    card: ModelCard | None,
     decision: DecisionPolicy | None,
     privacy: Privacy | None,
 ) -> Stamp:
+    """What outputs say of themselves."""
     return Stamp(
         source_topic=pipeline.source.topic,
-        model=router.card.name if router else "",
+        model=card.name if card else "",
         policy_version=str(pipeline.policy_version),
         event_id=pipeline.source.event_id,
         key=pipeline.source.key,
         severities=decision.severities if decision else (),
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,
-        reference=dict(router.card.reference) if router else {},
+        reference=dict(card.reference) if card else {},
         privacy=privacy,
         rules=decision.rules if decision else (),
         on=decision.on if decision else "score",

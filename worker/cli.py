@@ -11,10 +11,16 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker.backtest_commands import EXAMPLES as BACKTEST_EXAMPLES
+from worker.backtest_commands import add_arguments as add_backtest_arguments
 from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
+from worker.explain import EXAMPLES as EXPLAIN_EXAMPLES
+from worker.explain import add_arguments as add_explain_arguments
+from worker.features_commands import EXAMPLES as FEATURES_EXAMPLES
+from worker.features_commands import add_commands as add_features_commands
 from worker.logs import configure_logs
 from worker.model_commands import EXAMPLES as MODEL_EXAMPLES
 from worker.model_commands import add_commands as add_model_commands
@@ -30,6 +36,8 @@ _EXAMPLES = """examples:
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
+  penstock backtest pipelines/fraud.yaml --model fraud/1 --from 7d
+  penstock explain pipelines/fraud.yaml 2 4711        why the event at this partition and offset got its score
 
 exit codes:
 """ + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)
@@ -109,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
         "models", "Say which version of a model serves, compare versions, make lighter ones.", MODEL_EXAMPLES
     )
     add_model_commands(models)
+
+    backtest = command("backtest", "Score stored events again, and compare.", BACKTEST_EXAMPLES)
+    add_backtest_arguments(backtest)
+
+    features = command("features", "Export a training table; check for skew.", FEATURES_EXAMPLES)
+    add_features_commands(features)
+
+    explain = command("explain", "One event again: its features, score and reasons.", EXPLAIN_EXAMPLES)
+    add_explain_arguments(explain)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

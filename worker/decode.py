@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from schemas.spans import Spans, equal, text_spans
+from schemas.spans import Spans, equal, spans_of, text_spans
 from worker import columns
 from worker.batch import Events, Rejected
 from worker.by_lane import next_offsets
@@ -92,6 +92,43 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
         event_us=event_us,
         next_offsets=next_offsets(records.partition, records.offset),
         complete_us=complete_us,
+    ), rejected
+
+
+def decode_table(
+    table: pa.RecordBatch, topic: str, first_offset: int, plan: DecodePlan
+) -> tuple[Events, list[Rejected]]:
+    """Events that were stored as columns, as if each row were a record of partition 0.
+
+    Args:
+        table: (n rows) with the columns of the reader's schema, and perhaps more.
+        first_offset: of its first row.
+
+    Returns:
+        See `decode`; what would be wrong with a record is wrong with a row. Rows have no Kafka timestamp, so
+        none is too far in the future.
+    """
+    n = table.num_rows
+    nothing = spans_of([None] * n)
+    records = Records(
+        topic=topic,
+        values=nothing,
+        keys=text_spans(columns.texts(table, plan.key)),
+        headers=nothing,
+        partition=np.zeros(n, np.int32),
+        offset=np.arange(first_offset, first_offset + n),
+        produced_ms=np.full(n, -1, np.int64),
+    )
+    event_us, verdict = _validate(table, records.keys, plan, np.full(n, _LATEST_US))
+    rejected = [
+        _rejected(records, row, "validate", reason, detail)
+        for row, (reason, detail) in sorted(verdict.why.items())
+    ]
+    if rejected:
+        good = np.flatnonzero(verdict.keep)
+        table, records, event_us = table.take(pa.array(good)), records.take(good), event_us[good]
+    return Events(
+        table=table, records=records, event_us=event_us, next_offsets={0: first_offset + n}, complete_us={}
     ), rejected
 
 

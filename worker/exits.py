@@ -38,7 +38,8 @@ _MEANINGS = {
     Exit.FENCED: "another live worker uses our transactional id or our group instance id",
     Exit.DEAD_LETTERS: "too large a share of a minute's records could not be scored",
     Exit.DEVICE: "the accelerator failed; only a new process can use it again",
-    Exit.UNHEALTHY: "`penstock healthcheck` or `penstock doctor` found something wrong",
+    Exit.UNHEALTHY: "`penstock healthcheck` or `penstock doctor` found something wrong, or `features skew` "
+    "or `explain` another result than was published",
 }
 
 

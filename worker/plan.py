@@ -11,6 +11,7 @@ from feature_cache.layout import Group, Layout, SequenceGroup, WindowGroup
 from feature_cache.order import ORDERS, TimePolicy
 from feature_cache.profiles import ProfileTable
 from schemas.registry import RegistrySettings
+from schemas.schema import Schema
 from worker.batcher import BatchPolicy
 from worker.config import (
     CalendarFeature,
@@ -26,6 +27,7 @@ from worker.config import (
 )
 from worker.decide import DecisionPolicy
 from worker.decision_rules import parse_decision_rule
+from worker.decode import DecodePlan, time_unit_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,21 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
         lookups=tuple(lookups),
         profiles=tuple(profiles),
         finite=tuple(dict.fromkeys(finite)),
+    )
+
+
+def decode_plan(pipeline: Pipeline, schema: Schema, finite: tuple[str, ...]) -> DecodePlan:
+    """The section source, and which fields features read."""
+    source = pipeline.source
+    return DecodePlan(
+        key=source.key,
+        event_time=source.event_time,
+        time_unit_us=time_unit_us(schema.arrow.field(source.event_time).type),
+        max_future_us=source.max_future_us,
+        takes_future=source.time.future == "score",
+        finite=finite,
+        event_id=source.event_id,
+        max_key_bytes=source.max_key_bytes,
     )
 
 

@@ -43,9 +43,9 @@ def open_versions(
     if ref is None:
         return None, None
     # Steps of the ladder are told of what serves; a challenger has nothing to say on that.
-    open_scorer = partial(_scorer, pipeline, plan, meter.stands_on)
+    opened = partial(open_scorer, pipeline, plan, meter.stands_on)
     if options is None:
-        return Router(Serving(champion=open_scorer(ref.version))), None
+        return Router(Serving(champion=opened(ref.version))), None
     properties = pipeline.kafka.client_properties()
     try:
         create_control_topic(properties, options.control)
@@ -59,7 +59,7 @@ def open_versions(
         raise StopWorker(Exit.KAFKA, str(error)) from error
     routing = change.routing if change else Routing(champion=ref.version)
     compare = partial(_comparison, pipeline, options)
-    router = Router(_first_serving(pipeline, routing, change.revision if change else 0, open_scorer, compare))
+    router = Router(_first_serving(pipeline, routing, change.revision if change else 0, opened, compare))
     rollout = Rollout(
         pipeline.name,
         pipeline.delivery.worker_id or f"{socket.gethostname()}-{os.getpid()}",
@@ -67,7 +67,7 @@ def open_versions(
         log,
         writer,
         at_start=ref.version,
-        open_scorer=open_scorer,
+        open_scorer=opened,
         compare=compare,
         check=partial(check_latency, plan, pipeline.batching.max_rows, options.max_slowdown),
         meter=meter,
@@ -81,7 +81,7 @@ def _first_serving(
     pipeline: Pipeline,
     routing: Routing,
     revision: int,
-    open_scorer: Callable[[str], Scorer],
+    opened: Callable[[str], Scorer],
     compare: Callable[[], Comparison],
 ) -> Serving:
     """What the control topic asks for; where a version was promoted that cannot serve, the one before it."""
@@ -89,7 +89,7 @@ def _first_serving(
     champion = None
     for version in (routing.champion, *reversed(routing.before)):
         try:
-            champion = open_scorer(version)
+            champion = opened(version)
             break
         except (ModelError, ConfigError) as error:
             if version == (routing.before or (routing.champion,))[0]:
@@ -101,7 +101,7 @@ def _first_serving(
     challenger = None
     if routing.challenger is not None and champion.card.version == routing.champion:
         try:
-            challenger = open_scorer(routing.challenger)
+            challenger = opened(routing.challenger)
         except (ModelError, ConfigError) as error:
             log.error("the challenger is left out", version=routing.challenger, why=str(error))
     return Serving(
@@ -132,7 +132,14 @@ def check_latency(
             )
 
 
-def _scorer(pipeline: Pipeline, plan: FeaturePlan, on_step: Callable[[int], None], version: str) -> Scorer:
+def open_scorer(
+    pipeline: Pipeline, plan: FeaturePlan, on_step: Callable[[int], None], version: str
+) -> Scorer:
+    """A version of the pipeline's model, loaded, checked and warm.
+
+    Raises:
+        ModelError, ConfigError: it does not prove itself.
+    """
     ref = pipeline.model
     assert ref is not None
     on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training.metrics import card_precision, cmapss_score, kept_test_rows
-from worker.accuracy import auc, average_precision, rmse
+from training.metrics import cmapss_score, kept_test_rows
+from worker.accuracy import auc, average_precision, card_precision, rmse
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order_and_a_tie_is_half_a_pair() -> None:
