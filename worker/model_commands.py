@@ -19,7 +19,7 @@ from worker.model_version import check_is_new, write_version
 from worker.quantize import PRECISIONS, QuantizeError, read_graph, to_fp16, to_int8
 
 # How far one row's score may move: thresholds have two digits, and a life is counted in whole cycles.
-MAX_LOSS = {"probability": 0.01, "remaining_life": 1.0}
+MAX_LOSS = {"probability": 0.01, "remaining_life": 1.0, "anomaly_score": 0.01}
 EXAMPLES = """examples:
   penstock models quantize models/fraud/2 --to fp16
   penstock models quantize models/fraud/2 --to int8 --calibration rows.parquet --max-loss 0.1

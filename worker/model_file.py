@@ -67,7 +67,7 @@ class ModelOutput:
 
     tensor: Text
     column: Annotated[Int, Field(ge=0)] | None = None  # None: the output is (n,) or (n, 1)
-    meaning: Literal["probability", "remaining_life"]
+    meaning: Literal["probability", "remaining_life", "anomaly_score"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
