@@ -2,15 +2,15 @@
 
     python -m training.skab_t2 --data DIR                  # fit, write models/pump/1, print the measures
 
-The published protocol fits a detector on the first 400 rows of each experiment. The graph holds all 34: what a
-reading is compared with is chosen by its `run`, which is the last channel of the sequence.
+The published protocol fits a detector on the first 400 rows of each experiment. The graph holds all 34: what
+a reading is compared with is chosen by its `run`, which is the last channel of the sequence.
 """
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from training import model_folder
 from training.fraud_data import data_folder
@@ -35,7 +35,8 @@ def windows_of(experiment: Experiment) -> NDArray[np.float32]:
     """Each reading with the four before it, (n, 5, 9), oldest first; the first ones repeat the oldest."""
     rows = np.column_stack([experiment.readings, np.full(len(experiment.readings), experiment.run)])
     at = np.maximum(np.arange(len(rows))[:, None] + np.arange(-MEDIAN + 1, 1), 0)
-    return rows[at].astype(np.float32)
+    windows: NDArray[np.float32] = rows[at].astype(np.float32)
+    return windows
 
 
 def to_onnx(means: NDArray[np.float64], whitening: NDArray[np.float64]) -> onnx.ModelProto:

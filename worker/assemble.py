@@ -53,6 +53,7 @@ from worker.slo import Pace
 from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate
 from worker.timeouts import transaction_timeout_ms
+from worker.watch import Watcher
 
 OpenStore = Callable[[str], Store]
 
@@ -179,6 +180,9 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
         scores_topic=pipeline.outputs.scores or "",
         alerts_topic=pipeline.outputs.alerts or "",
+        watcher=_watcher(pipeline, plan, meter, privacy),
+        watch_codec=_output_codec(pipeline, "watch_alert", pipeline.outputs.watch),
+        watch_topic=pipeline.outputs.watch or "",
         sink=sink,
         breaker=DeadLetterBreaker(pipeline.dead_letters.stop_share, pipeline.dead_letters.min_events),
         meter=meter,
@@ -189,7 +193,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
 
 def _estate(pipeline: Pipeline, consumer: dict[str, Any]) -> Estate:
     outputs = pipeline.outputs
-    topics = (outputs.scores, outputs.alerts, outputs.dead_letters)
+    topics = (outputs.scores, outputs.alerts, outputs.dead_letters, outputs.watch)
     return Estate(consumer=consumer, source=pipeline.source.topic, topics=tuple(filter(None, topics)))
 
 
@@ -265,6 +269,12 @@ def _stamp(
         reference=dict(scorer.card.reference) if scorer else {},
         privacy=privacy,
     )
+
+
+def _watcher(pipeline: Pipeline, plan: FeaturePlan, meter: Meter, privacy: Privacy | None) -> Watcher | None:
+    if pipeline.watch is None or pipeline.model is None:
+        return None
+    return Watcher(pipeline, plan, meter, _worker_id(pipeline), privacy)
 
 
 def _worker_id(pipeline: Pipeline) -> str:

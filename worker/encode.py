@@ -18,6 +18,7 @@ from worker.columns import texts
 from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.degradation import STEPS, WHOLE
 from worker.privacy import Privacy, hide
+from worker.quality import are_masked
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
@@ -68,6 +69,7 @@ def score_columns(
         "lookup_age_ms": np.ma.masked_array(age_ms, age_ms < 0) if age_ms.max(initial=-1) >= 0 else None,
         "degradation": features.degradation[here],
         "time_order": features.time_order[here],
+        "masked": are_masked(features.quality, len(events))[here],
     }
 
 

@@ -19,6 +19,7 @@ from worker.profiles import Profile
 from worker.scoring import Scorer
 from worker.sink import Sink
 from worker.source import Source
+from worker.watch import Watcher
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -42,6 +43,9 @@ class Line:
     alert_codec: Codec | None
     scores_topic: str
     alerts_topic: str
+    watcher: Watcher | None
+    watch_codec: Codec | None
+    watch_topic: str
     sink: Sink
     breaker: DeadLetterBreaker
     meter: Meter

@@ -24,6 +24,7 @@ from worker.config import (
     profile_names,
 )
 from worker.decide import DecisionPolicy
+from worker.quality import QualityPlan, quality_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class FeaturePlan:
     lookups: tuple[LookupPlan, ...]
     profiles: tuple[ProfilePlan, ...]
     finite: tuple[str, ...]  # event fields that must not be null, NaN or infinite
+    quality: QualityPlan | None = None  # how readings are judged before features see them
 
 
 def window_group(name: str, feature: WindowFeature) -> WindowGroup:
@@ -162,6 +164,7 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
         lookups=tuple(lookups),
         profiles=tuple(profiles),
         finite=tuple(dict.fromkeys(finite)),
+        quality=quality_plan(pipeline.watch.quality if pipeline.watch else {}, tuple(sequences)),
     )
 
 

@@ -36,6 +36,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
     """
     assert line.score_codec is not None
     batch = made.batch
+    _publish_watched(line, batch, scores, wall_us)
     rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
     if not len(rows):
         return
@@ -68,3 +69,15 @@ def _publish_alerts(
     line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys))
     for alert in alerts:
         line.meter.alert(alert["severity"], alert["lifecycle"])
+
+
+def _publish_watched(line: Line, batch: Batch, scores: NDArray[np.float32], wall_us: int) -> None:
+    if line.watcher is None or line.scorer is None:
+        return
+    with line.meter.timed("watch"):
+        alerts = line.watcher.look(line.scorer.card, batch, scores, wall_us)
+    if not alerts:
+        return
+    assert line.watch_codec is not None
+    encoded = line.watch_codec.encode_rows(alerts, trusted=True)
+    line.sink.send(line.watch_topic, spans_of(encoded), spans_of([a["alert_id"].encode() for a in alerts]))

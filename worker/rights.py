@@ -40,7 +40,8 @@ def missing_rights(pipeline: Pipeline, admin: AdminClient) -> Iterator[str]:
     # With transactions outputs are also read: after an outage, whether what was committed is there.
     is_read = pipeline.delivery.mode == "exactly_once"
     of_outputs = (AclOperation.WRITE, AclOperation.READ) if is_read else (AclOperation.WRITE,)
-    wanted = {t: of_outputs for t in (outputs.scores, outputs.alerts, outputs.dead_letters) if t}
+    topics = (outputs.scores, outputs.alerts, outputs.dead_letters, outputs.watch)
+    wanted = {topic: of_outputs for topic in topics if topic}
     wanted[pipeline.source.topic] = (AclOperation.READ,)
     asked = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=_ANSWER_S

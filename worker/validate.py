@@ -148,6 +148,8 @@ def _topics(pipeline: Pipeline) -> Iterator[Topic]:
     if pipeline.decision is not None and outputs.alerts is not None:
         names = ", ".join(pipeline.decision.severities)
         yield Topic(name=outputs.alerts, use="alerts", holds=f"alerts of severity {names}")
+    if pipeline.watch is not None and outputs.watch is not None:
+        yield Topic(name=outputs.watch, use="watch", holds="alerts of drift and of readings")
     yield Topic(
         name=outputs.dead_letters, use="dead_letters", holds="records that could not be used, as they came"
     )

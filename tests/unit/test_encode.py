@@ -83,6 +83,7 @@ def test_a_score_says_what_was_scored_by_what_and_how_far_it_can_be_trusted() ->
         "lookup_age_ms": 0,
         "degradation": "NONE",
         "time_order": "LATE",
+        "masked": False,
     }
     assert (second["key"], second["incomplete"], second["lookup_age_ms"]) == ("é", True, None)
     assert (second["time_order"], third["time_order"]) == ("EQUAL", "IN_ORDER")
