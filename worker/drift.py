@@ -26,7 +26,7 @@ class DriftPolicy:
 
     window_events: int  # events that shares and PSI are over
     psi: float  # raised at this, cleared below half of it
-    tolerance: float  # how far a mean rank, or a rate, may be from the reference and still be no drift
+    tolerance: float  # how far a rate may be from the reference and still be no drift
     false_alarm_events: float  # a test of one column raises without cause less often than this, on average
 
     @property
@@ -39,10 +39,9 @@ class DriftPolicy:
         """Logarithm of the evidence that raises: as many blocks as lie between two false alarms."""
         return math.log(max(self.false_alarm_events / self.block_events, 2.0))
 
-    @property
-    def bet(self) -> float:
-        """What share is bet on each event: twice the tolerance away is found within a window, on average."""
-        return min(0.5, 1.25 * (self.log_limit + math.log(2)) / (self.window_events * self.tolerance))
+    def bets(self, tolerance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(k,) share bet on each event: twice the tolerance away is found within a window, on average."""
+        return np.minimum(0.5, 1.25 * (self.log_limit + math.log(2)) / (self.window_events * tolerance))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -115,6 +114,7 @@ class Evidence:
         self,
         values: NDArray[np.float64],
         usual: NDArray[np.float64],
+        tolerance: NDArray[np.float64],
         policy: DriftPolicy,
         *,
         is_upward_only: bool = False,
@@ -124,12 +124,15 @@ class Evidence:
         Args:
             values: (k, b) in [0, 1] that can come.
             usual: (k,) their mean by the training rows.
+            tolerance: (k,) how far from it the mean may be.
             policy: see there.
             is_upward_only: less than usual is no drift.
         """
-        over, under = values - usual[:, None] - policy.tolerance, usual[:, None] - policy.tolerance - values
-        ways = (over,) if is_upward_only else (over, under)
-        self._gain = np.log1p(policy.bet * np.stack(ways))  # (1 or 2, k, b) of each value
+        away = values - usual[:, None]
+        ways = (away,) if is_upward_only else (away, -away)
+        self._gain = np.log1p(
+            policy.bets(tolerance)[:, None] * (np.stack(ways) - tolerance[:, None])
+        )  # (1 or 2, k, b) of each value
         self._log = np.full((len(ways), len(values)), -np.inf)
         self._limit = policy.log_limit + math.log(len(ways))
 
@@ -161,25 +164,37 @@ class Judgement:
 class Drift:
     """The counts of the last window, and the tests' evidence, of one model version."""
 
-    def __init__(self, bins: Bins, usual_rates: NDArray[np.float64], policy: DriftPolicy) -> None:
+    def __init__(
+        self,
+        bins: Bins,
+        tolerance: NDArray[np.float64],
+        usual_rates: NDArray[np.float64],
+        policy: DriftPolicy,
+    ) -> None:
         """Start empty.
 
         Args:
             bins: of the k columns.
+            tolerance: (k,) how far the mean rank may be from one half.
             usual_rates: (r,) shares of events in the training rows, of things that are counted.
             policy: see there.
         """
         k, r = len(bins), len(usual_rates)
-        self.bins, self.policy, self._usual = bins, policy, usual_rates
+        self.bins, self.policy, self._usual, self.tolerance = bins, policy, usual_rates, tolerance
         self._counts = np.zeros((BLOCKS, *bins.shares.shape), np.int64)
         self._missing = np.zeros((BLOCKS, k), np.int64)
         self._hits = np.zeros((BLOCKS, r), np.int64)
         self._events = np.zeros(BLOCKS, np.int64)  # all of them, and...
         self._valued = np.zeros(BLOCKS, np.int64)  # ...those whose values were counted
         self._block = 0
-        self._shift = Evidence(bins.ranks, np.full(k, _HALF), policy)
-        self._gone = Evidence(np.tile(_NO_YES, (k, 1)), np.zeros(k), policy, is_upward_only=True)
-        self._often = Evidence(np.tile(_NO_YES, (r, 1)), usual_rates, policy, is_upward_only=True)
+        self._shift = Evidence(bins.ranks, np.full(k, _HALF), tolerance, policy)
+        of_rates = np.full(max(k, r), policy.tolerance)
+        self._gone = Evidence(
+            np.tile(_NO_YES, (k, 1)), np.zeros(k), of_rates[:k], policy, is_upward_only=True
+        )
+        self._often = Evidence(
+            np.tile(_NO_YES, (r, 1)), usual_rates, of_rates[:r], policy, is_upward_only=True
+        )
         self._is_apart, self._has_shifted, self._is_missing = np.zeros((3, k), np.bool_)
         self._is_frequent = np.zeros(r, np.bool_)
 
@@ -223,12 +238,12 @@ class Drift:
             mean_rank = (counts * bins.ranks).sum(axis=1) / present
             missing = self._missing.sum(axis=0) / valued
         rates = self._hits.sum(axis=0) / events
-        now = self._shift.add(self._counts[block])
         # What a window says of values that hardly came is no news.
         is_known = present >= max(policy.window_events // 2, 1)
-        self._has_shifted = _settle(
-            self._has_shifted, now, is_known & (np.abs(mean_rank - _HALF) <= policy.tolerance), self._shift
-        )
+        is_away = np.abs(mean_rank - _HALF) > self.tolerance
+        # What is over within a window, as a night is, has moved the evidence but not the window's mean.
+        now = self._shift.add(self._counts[block]) & is_away & is_full
+        self._has_shifted = _settle(self._has_shifted, now, is_known & ~is_away, self._shift)
         now = self._gone.add(_no_yes(self._missing[block], self._valued[block]))
         self._is_missing = _settle(self._is_missing, now, missing <= policy.tolerance, self._gone)
         now = self._often.add(_no_yes(self._hits[block], self._events[block]))

@@ -78,6 +78,14 @@ def watched_columns(
     )
 
 
+def tolerances(watched: Watched, options: DriftOptions) -> NDArray[np.float64]:
+    """(k,) how far the mean rank of each column may be from one half."""
+    tolerance = np.full(len(watched.bins), options.tolerance)
+    if watched.has_score:
+        tolerance[-1] = options.score_tolerance
+    return tolerance
+
+
 def _histogram(reference: Reference) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return reference.edges, reference.shares
 
@@ -151,7 +159,7 @@ class Watcher:
             scores: (n,) not finite where there is none.
             now_us: when they were scored.
         """
-        if self._card is not card or self._comes_again(batch):
+        if self._comes_again(batch) or self._card is not card:
             self._begin(card)
         alerts = [self._of_reading(edge, card, now_us) for edge in self._bad.edges(batch)]
         fresh = ~batch.features.is_muted
@@ -196,7 +204,8 @@ class Watcher:
             false_alarm_events=options.false_alarm_events,
         )
         usual = np.array([thing.usual for thing in watched.counted])
-        self._watched, self._drift = watched, Drift(watched.bins, usual, policy)
+        self._watched = watched
+        self._drift = Drift(watched.bins, tolerances(watched, options), usual, policy)
         self._meter.watch_version(card.version, watched.bins.names)
 
     @staticmethod
@@ -226,15 +235,17 @@ class Watcher:
         assert self._drift is not None
         names, counted, policy = self._watched.bins.names, self._watched.counted, self._drift.policy
         self._meter.drift(judgement.psi, judgement.mean_rank)
+        k = len(names)
+        share, shares = [policy.tolerance] * k, [policy.tolerance] * len(counted)
         stand = (
-            ("SHIFT", judgement.has_shifted, judgement.mean_rank, [0.5] * len(names), policy.tolerance),
-            ("PSI", judgement.is_apart, judgement.psi, [None] * len(names), policy.psi),
-            ("MISSING", judgement.is_missing, judgement.missing, [0.0] * len(names), policy.tolerance),
-            ("", judgement.is_frequent, judgement.rates, [t.usual for t in counted], policy.tolerance),
+            ("SHIFT", judgement.has_shifted, judgement.mean_rank, [0.5] * k, self._drift.tolerance.tolist()),
+            ("PSI", judgement.is_apart, judgement.psi, [None] * k, [policy.psi] * k),
+            ("MISSING", judgement.is_missing, judgement.missing, [0.0] * k, share),
+            ("", judgement.is_frequent, judgement.rates, [thing.usual for thing in counted], shares),
         )
         alerts = []
         is_full = judgement.events >= policy.window_events
-        for kind, now, observed, usual, limit in stand:
+        for kind, now, observed, usual, limits in stand:
             said = self._said.setdefault(kind, np.full(len(now), _UNKNOWN, np.int8))
             changed = (now & (said != _RAISED)) | (~now & (said == _RAISED))
             if is_full:
@@ -256,9 +267,9 @@ class Watcher:
                         scored_at=now_us,
                         observed=value if np.isfinite(value) else None,
                         usual=usual[at],
-                        limit=limit,
+                        limit=limits[at],
                         events=judgement.events,
-                        reason=_sentence(what, subject, value, usual[at], limit, judgement.events),
+                        reason=_sentence(what, subject, value, usual[at], limits[at], judgement.events),
                     )
                 )
         return alerts

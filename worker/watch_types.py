@@ -25,6 +25,11 @@ class DriftOptions:
         default=0.05,
         description="A mean rank, or a share of events, this far from the training rows' is no drift.",
     )
+    score_tolerance: Annotated[Number, Field(gt=0, le=0.4)] = Field(
+        default=0.1,
+        description="The same for the mean rank of the score, which also moves with the hour and the weekday "
+        "where the model reads them.",
+    )
     false_alarm_events: Annotated[Number, Field(ge=10_000)] = Field(
         default=10_000_000,
         description="The test of one feature raises without cause once in so many events, or less often.",

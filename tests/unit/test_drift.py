@@ -34,6 +34,11 @@ def bins_for(rows: dict[str, NDArray[np.float32]]) -> Bins:
     return bins_of(tuple(rows), [(card["edges"], card["shares"]) for card in cards])
 
 
+def drift_of(rows: dict[str, NDArray[np.float32]], rates: NDArray[np.float64], policy: DriftPolicy) -> Drift:
+    """A watch of these features."""
+    return Drift(bins_for(rows), np.full(len(rows), policy.tolerance), rates, policy)
+
+
 def draw(rows: dict[str, NDArray[np.float32]], n: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """(n, k) events of the same distributions."""
     return np.column_stack([rng.choice(column, n) for column in rows.values()])
@@ -84,18 +89,19 @@ def test_the_mean_rank_of_the_training_rows_is_one_half() -> None:
 
 def test_evidence_is_the_product_of_the_bets_on_every_value_summed_over_where_it_began() -> None:
     values = np.array([[0.1, 0.5, 0.9]])
-    evidence = Evidence(values, np.array([0.5]), POLICY)
+    evidence = Evidence(values, np.array([0.5]), np.array([0.05]), POLICY)
     rng = np.random.default_rng(1)
     blocks = [rng.integers(0, 40, (1, 3)) for _ in range(6)]
 
     found = [bool(evidence.add(block)[0]) for block in blocks]
 
+    (bet,) = POLICY.bets(np.array([0.05])).tolist()
     up = down = 0.0
     for block, was in zip(blocks, found, strict=True):
         up, down = up + 1, down + 1
         for z, times in zip(values[0], block[0], strict=True):
-            up *= (1 + POLICY.bet * (z - 0.55)) ** times
-            down *= (1 + POLICY.bet * (0.45 - z)) ** times
+            up *= (1 + bet * (z - 0.55)) ** times
+            down *= (1 + bet * (0.45 - z)) ** times
         assert was == ((up + down) / 2 >= math.exp(POLICY.log_limit))
 
 
@@ -103,7 +109,7 @@ def _blocks_to_alarm(mean: float, policy: DriftPolicy, runs: int, at_most: int) 
     """Mean number of blocks until the test of a rank with this mean alarms, over many runs at once."""
     rng = np.random.default_rng(5)
     values = np.tile(np.array([0.0, 1.0]), (runs, 1))
-    evidence = Evidence(values, np.full(runs, 0.5), policy)
+    evidence = Evidence(values, np.full(runs, 0.5), np.full(runs, policy.tolerance), policy)
     took = np.full(runs, at_most)
     for block in range(at_most):
         hits = rng.binomial(policy.block_events, mean, runs)
@@ -127,7 +133,7 @@ def test_at_the_edge_of_its_tolerance_the_test_alarms_no_more_often_than_stated(
 def test_a_mean_within_the_tolerance_is_no_drift_for_a_million_events() -> None:
     rng = np.random.default_rng(6)
     rows = reference(rng)
-    drift = Drift(bins_for(rows), NO_RATES, POLICY)
+    drift = drift_of(rows, NO_RATES, POLICY)
 
     alarms = [alarm for _ in range(10) for alarm in fed(drift, draw(rows, 100_000, rng))]
 
@@ -140,7 +146,7 @@ def test_half_a_standard_deviation_is_found_within_a_window(column: int) -> None
     rng = np.random.default_rng(7)
     rows = reference(rng)
     policy = DriftPolicy(window_events=10_000, psi=0.25, tolerance=0.05, false_alarm_events=1e7)
-    drift = Drift(bins_for(rows), NO_RATES, policy)
+    drift = drift_of(rows, NO_RATES, policy)
     assert not any(fed(drift, draw(rows, 30_000, rng)))
     shifted = draw(rows, 10_000, rng)
     shifted[:, column] += np.float32(0.5 * rows[list(rows)[column]].std())
@@ -158,8 +164,8 @@ def test_judgements_do_not_depend_on_how_events_are_cut_into_calls(cuts: list[in
     whole, hits = rng.random(3000) < 0.9, rng.random((3000, 1)) < 0.3
     policy = DriftPolicy(window_events=1000, psi=0.25, tolerance=0.05, false_alarm_events=1e5)
 
-    at_once = Drift(bins_for(rows), np.zeros(1), policy).add(x, whole, hits)
-    drift = Drift(bins_for(rows), np.zeros(1), policy)
+    at_once = drift_of(rows, np.zeros(1), policy).add(x, whole, hits)
+    drift = drift_of(rows, np.zeros(1), policy)
     parts = []
     for begin, end in zip([0, *cuts], [*cuts, 3000], strict=True):
         parts += drift.add(x[begin:end], whole[begin:end], hits[begin:end])
@@ -172,10 +178,23 @@ def test_judgements_do_not_depend_on_how_events_are_cut_into_calls(cuts: list[in
     assert at_once[-1].is_frequent[0]
 
 
+def test_what_is_over_within_a_window_is_no_shift() -> None:
+    rng = np.random.default_rng(10)
+    rows = reference(rng)
+    policy = DriftPolicy(window_events=10_000, psi=0.25, tolerance=0.05, false_alarm_events=1e7)
+    drift = drift_of(rows, NO_RATES, policy)
+    x = draw(rows, 100_000, rng)
+    for day in range(10):  # at night values are lower by far, by day a little higher
+        x[10_000 * day : 10_000 * day + 2_000, 0] -= 14
+        x[10_000 * day + 2_000 : 10_000 * (day + 1), 0] += 2
+
+    assert not any(fed(drift, x))
+
+
 def test_values_that_do_not_come_any_more_are_missing_and_not_a_shift() -> None:
     rng = np.random.default_rng(8)
     rows = reference(rng)
-    drift = Drift(bins_for(rows), NO_RATES, POLICY)
+    drift = drift_of(rows, NO_RATES, POLICY)
     x = draw(rows, 3000, rng)
     x[1000:, 1] = np.nan
 
