@@ -42,10 +42,11 @@ def scores(experiments: list[Experiment], pump: Pipeline) -> list[NDArray[np.flo
     offline = Offline(pump, MemoryStore())
     assert pump.model is not None
     model = load_model(pump.model.folder, offline.plan, "cpu")
-    return [infer(model, offline.apply(_events(experiment, pump))) for experiment in experiments]
+    return [infer(model, offline.apply(pump_events(experiment, pump))) for experiment in experiments]
 
 
-def _events(experiment: Experiment, pump: Pipeline) -> pa.RecordBatch:
+def pump_events(experiment: Experiment, pump: Pipeline) -> pa.RecordBatch:
+    """An experiment as events of the pipeline."""
     n = len(experiment.time_ms)
     return to_table(
         load_schema(pump.source.schema_ref, pump.base),
