@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from worker.watch_kernels import count_bins
 
 BLOCKS = 10  # of a window: the tests are judged this often while a window passes
 _HALF = 0.5
@@ -70,21 +70,6 @@ def bins_of(names: Sequence[str], histograms: Sequence[tuple[Sequence[float], Se
         ranks[column, : len(given)] = np.cumsum(exact) - exact / 2
     counts = np.array([len(given) for _, given in histograms], np.int64)
     return Bins(names=tuple(names), edges=edges, shares=shares, ranks=ranks, counts=counts)
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def count_bins(x: Any, edges: Any, counts: Any, missing: Any) -> None:
-    """Count (n, k) float32 values by bin: adds to counts (k, b) and missing (k,) int64; NaN is missing."""
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            value = x[i, k]
-            if np.isnan(value):
-                missing[k] += 1
-                continue
-            at = 0
-            for j in range(edges.shape[1]):  # without a branch: over ten edges half the time of a search
-                at += value > edges[k, j]
-            counts[k, at] += 1
 
 
 def psi(counts: NDArray[np.int64], bins: Bins) -> NDArray[np.float64]:

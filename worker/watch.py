@@ -18,6 +18,7 @@ from worker.metrics import Meter
 from worker.model_file import ModelCard, Reference
 from worker.plan import FeaturePlan
 from worker.privacy import Privacy, hashed
+from worker.watch_kernels import comes_again, gather
 from worker.watch_types import DriftOptions
 
 SCORE, EVENT = "score", "event"  # what is no feature
@@ -44,7 +45,9 @@ class Watched:
     scalars: NDArray[np.int64]  # columns of Features.scalars
     readings: tuple[tuple[str, int], ...]  # sequence, channel
     has_score: bool
-    counted: tuple[Counted, ...]
+    counted: tuple[Counted, ...]  # defaults first, then INCOMPLETE and DEGRADED
+    default_columns: NDArray[np.int64]  # (d,) of Features.scalars
+    defaults: NDArray[np.float64]  # (d,)
 
 
 def watched_columns(
@@ -75,6 +78,8 @@ def watched_columns(
         readings=tuple(channels[name] for name in readings),
         has_score=has_score,
         counted=tuple(_with_usual(thing, card) for thing in counted),
+        default_columns=np.array([thing.column for thing in counted if thing.kind == "DEFAULT"], np.int64),
+        defaults=np.array([thing.default for thing in counted if thing.kind == "DEFAULT"], np.float64),
     )
 
 
@@ -144,7 +149,7 @@ class Watcher:
         self._watched: Watched | None = None
         self._drift: Drift | None = None
         self._said: dict[str, NDArray[np.int8]] = {}  # by kind, how its subjects stood when last told
-        self._next_offsets: dict[int, int] = {}
+        self._next_offset = np.zeros(0, np.int64)  # by partition
         self._bad = BadReadings(plan.quality.fields if plan.quality is not None else ())
         self._log = structlog.get_logger(pipeline=pipeline.name)
 
@@ -174,17 +179,11 @@ class Watcher:
 
     def _comes_again(self, batch: Batch) -> bool:
         """Whether some of it was looked at before: lanes were taken again, and what was told is void."""
+        missing = max(batch.events.next_offsets, default=-1) + 1 - len(self._next_offset)
+        if missing > 0:
+            self._next_offset = np.append(self._next_offset, np.zeros(missing, np.int64))
         records = batch.events.records
-        partitions, first = np.unique(records.partition, return_index=True)
-        offsets = records.offset[first].tolist()
-        comes = any(
-            offset < self._next_offsets.get(partition, 0)
-            for partition, offset in zip(partitions.tolist(), offsets, strict=True)
-        )
-        if comes:
-            self._next_offsets.clear()
-        self._next_offsets.update(batch.events.next_offsets)
-        return comes
+        return bool(comes_again(records.partition, records.offset, self._next_offset))
 
     def _begin(self, card: ModelCard) -> None:
         self._card, self._said = card, {}
@@ -215,16 +214,13 @@ class Watcher:
         """What Drift.add takes: values, which events they are exact of, and what is counted."""
         n, k = len(scores), len(watched.scalars)
         x = np.empty((n, len(watched.bins)), np.float32)
-        x[:, :k] = features.scalars[:, watched.scalars]
+        hits = np.empty((n, len(watched.counted)), np.bool_)
+        gather(features.scalars, watched.scalars, watched.default_columns, watched.defaults, x, hits)
         for at, (sequence, channel) in enumerate(watched.readings, k):
             x[:, at] = features.sequences[sequence][:, -1, channel]
         if watched.has_score:
             x[:, -1] = np.where(np.isfinite(scores), scores, np.nan)
         is_own = (features.degradation == WHOLE) | (features.degradation == CPU)
-        hits = np.empty((n, len(watched.counted)), np.bool_)
-        for at, thing in enumerate(watched.counted):
-            if thing.kind == "DEFAULT":
-                hits[:, at] = features.scalars[:, thing.column] == thing.default
         hits[:, -2], hits[:, -1] = features.incomplete, features.degradation != WHOLE
         return x, is_own & ~features.incomplete, hits
 
