@@ -102,13 +102,13 @@ class _Case:
         meter = Meter("benchmark", CollectorRegistry())
         meter.watch_version(self.card.version, watched.bins.names)
         whole, judged = np.ones(n, np.bool_), []
-        began_ns = time.perf_counter_ns()
+        began_ns = time.process_time_ns()
         for begin in range(0, n, 1024):  # as batches come
             part = slice(begin, begin + 1024)
             for judgement in drift.add(x[part], whole[part], hits[part]):
                 meter.drift(judgement.psi, judgement.mean_rank)
                 judged.append(judgement)
-        took_ns = (time.perf_counter_ns() - began_ns) / n
+        took_ns = (time.process_time_ns() - began_ns) / n
         return _alarms(judged, watched), took_ns
 
 
