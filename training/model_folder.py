@@ -125,15 +125,16 @@ def write(
         raise ValueError(f"{about['name']} is {len(data):,} bytes, more than {LARGEST_BYTES:,}")
     if len(score(data, golden[:0], about["output"])):  # a batch of which nothing is left must not fail
         raise ValueError(f"{about['name']} makes scores for no rows")
-    folder = REPOSITORY / about["name"] / about["version"]
+    folder: Path = REPOSITORY / about["name"] / about["version"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(data)
     head = {key: about[key] for key in ("name", "version", "description")}
     file = {"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest()}
     (folder / "model.yaml").write_text(_as_yaml(head | file | about))
+    inputs: dict[str, Any] = {about["inputs"][0]["tensor"]: golden}
     np.savez(
         folder / "golden.npz",
-        **{about["inputs"][0]["tensor"]: golden},
+        **inputs,
         expected=score(data, golden, about["output"]),
         rtol=np.float64(rtol),
         atol=np.float64(atol),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.builders import NOW_US, events, features
+from training.model_folder import distribution
 from worker.batch import Batch
 from worker.config import ConfigError, load_pipeline
 from worker.metrics import Meter
@@ -183,6 +186,39 @@ def test_another_version_begins_anew_under_its_own_name(tmp_path: Path) -> None:
 
     assert {alert["model_version"] for alert in alerts} == {"1"}
     assert ("SHIFT", "amount") in changes(alerts, "CLEARED")
+
+
+def test_the_newest_readings_of_a_sequence_are_watched_like_features(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    readings = random.normal(642, 0.5, 5000).astype(np.float32)
+    folder = tmp_path / "rul" / "1"
+    shutil.copytree(ROOT / "models" / "rul" / "1", folder)
+    card = yaml.safe_load((folder / "model.yaml").read_text())
+    card["reference"] = {"readings.s02": distribution(readings)}
+    (folder / "model.yaml").write_text(yaml.safe_dump(card))
+    text = (ROOT / "pipelines" / "maintenance.yaml").read_text().replace("../models", str(tmp_path))
+    file = tmp_path / "maintenance.yaml"
+    file.write_text(text.replace("outputs:\n", f"{FRAUD_WATCHED}\noutputs:\n  watch: maintenance.watch\n"))
+    pipeline = load_pipeline(file, {})
+    assert pipeline.model is not None
+    plan, version = feature_plan(pipeline), load_model_card(pipeline.model.folder)
+    watcher = Watcher(pipeline, plan, Meter("maintenance", CollectorRegistry()), "me")
+    told = []
+    for begin, shift in ((0, 0.0), (1000, 0.0), (2000, 0.5)):
+        offsets = list(range(begin, begin + 1000))
+        sequence = np.zeros((1000, 30, 14), np.float32)
+        sequence[:, -1, 0] = random.choice(readings, 1000) + np.float32(shift)
+        batch = Batch(
+            events=events(time_us=offsets, offset=offsets),
+            features=features(np.zeros((1000, 0)), sequences={"readings": sequence}),
+        )
+        told.append(watcher.look(version, batch, np.zeros(1000, np.float32), NOW_US))
+
+    assert [changes(alerts, "RAISED") for alerts in told] == [
+        [],
+        [],
+        [("SHIFT", "readings.s02"), ("PSI", "readings.s02")],
+    ]
 
 
 @pytest.mark.parametrize(
