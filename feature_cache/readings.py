@@ -17,6 +17,7 @@ from feature_cache.stretches import HELD, GroupArrays
 
 KINDS = ("RANGE", "GAP", "FLAT", "STUCK", "JUMP")  # bit 0, 1, ... of a reading's flags
 _RANGE, _GAP, _FLAT, _STUCK, _JUMP, MASKED, REFUSED = (1 << bit for bit in range(7))
+ALL_KINDS = (1 << len(KINDS)) - 1
 SENTENCES = {
     "RANGE": "the reading is outside its range",
     "GAP": "there was no reading for longer than max_gap",

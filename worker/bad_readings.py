@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_cache.readings import KINDS, SENTENCES
+from feature_cache.readings import ALL_KINDS, KINDS, SENTENCES
 from worker.batch import Batch
 
 MOST_OPEN = 10_000  # sensors with an alert that stands; of further ones nothing is told
@@ -37,18 +37,21 @@ class BadReadings:
         self._open.clear()
 
     def edges(self, batch: Batch) -> Iterator[Edge]:
-        """What begins and what is over with this batch, by the last reading of each key in it."""
+        """What begins and what is over with each reading of this batch, in their order."""
         features = batch.features
         if features.quality is None:
             return
-        is_bad = (features.quality & (2 ** len(KINDS) - 1)).any(axis=1)
-        if not (is_bad.any() or self._open):
+        flags = features.quality & ALL_KINDS
+        if not len(flags) or not (flags.any() or self._open):
             return
-        slots = features.slots
-        newest = len(slots) - 1 - np.unique(slots[::-1], return_index=True)[1]  # last row of each key
-        touched = {slot for slot, _, _ in self._open}
-        told = np.isin(slots[newest], list(touched)) | is_bad[newest]
-        for row in np.sort(newest[told]).tolist():
+        by_row = np.argsort(features.slots, kind="stable")
+        slots, found = features.slots[by_row], flags[by_row]
+        is_first = np.append(True, slots[1:] != slots[:-1])
+        changes = np.append(True, (found[1:] != found[:-1]).any(axis=1))
+        # The first of a key is news where it is bad or an alert of the key stands; of the rest, what changes is.
+        open_slots = [slot for slot, _, _ in self._open]
+        may_tell = np.where(is_first, found.any(axis=1) | np.isin(slots, open_slots), changes)
+        for row in np.sort(by_row[may_tell]).tolist():
             if not features.is_muted[row]:
                 yield from self._of(batch, row)
 

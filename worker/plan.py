@@ -97,7 +97,10 @@ def row_layout(pipeline: Pipeline) -> Layout:
 def keeps_rows(pipeline: Pipeline, layout: Layout) -> bool:
     """Whether an outcome can depend on earlier events: by features, alerts, or the order of times."""
     times = time_policy(pipeline)
-    return bool(layout.groups or pipeline.decision or any(times.refuses) or times.clock_back_events)
+    is_judged = pipeline.watch is not None and bool(pipeline.watch.quality)  # alerts are told of by row
+    return bool(
+        layout.groups or pipeline.decision or is_judged or any(times.refuses) or times.clock_back_events
+    )
 
 
 def time_policy(pipeline: Pipeline) -> TimePolicy:

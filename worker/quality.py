@@ -16,8 +16,6 @@ from worker.columns import numbers
 from worker.metrics import Meter
 from worker.watch_types import Reading
 
-ALL_KINDS = (1 << len(KINDS)) - 1
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class QualityPlan:
