@@ -48,7 +48,7 @@ class BadReadings:
         slots, found = features.slots[by_row], flags[by_row]
         is_first = np.append(True, slots[1:] != slots[:-1])
         changes = np.append(True, (found[1:] != found[:-1]).any(axis=1))
-        # The first of a key is news where it is bad or an alert of the key stands; of the rest, what changes is.
+        # The first of a key is news where it is bad or an alert of the key stands; else what changes is.
         open_slots = [slot for slot, _, _ in self._open]
         may_tell = np.where(is_first, found.any(axis=1) | np.isin(slots, open_slots), changes)
         for row in np.sort(by_row[may_tell]).tolist():
