@@ -1,6 +1,7 @@
 """Writes one folder of the model repository: model.onnx, model.yaml, golden.npz."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,59 @@ def worst_batch_effect(
     return worst
 
 
-def reference_of(features: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, dict[str, float]]:
-    """Return mean, std, p01, p50 and p99 per column of the training rows (n, len(features))."""
-    exact = rows.astype(np.float64)
-    described = {}
-    for name, column in zip(features, exact.T, strict=True):
-        p01, p50, p99 = np.percentile(column, [1, 50, 99])
-        values = {"mean": column.mean(), "std": column.std(), "p01": p01, "p50": p50, "p99": p99}
-        described[name] = {key: round(float(value), 6) for key, value in values.items()}
+def reference_of(
+    features: tuple[str, ...], rows: NDArray[np.floating[Any]], defaults: Mapping[str, float] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return how each column of the training rows (n, len(features)) is distributed, as a card says it.
+
+    Args:
+        features: names of the columns.
+        rows: NaN is not allowed.
+        defaults: by feature, the value that stands in where there is none; its share of the rows is written.
+    """
+    return {
+        name: distribution(column, (defaults or {}).get(name))
+        for name, column in zip(features, rows.T, strict=True)
+    }
+
+
+def distribution(column: NDArray[np.floating[Any]], default: float | None = None) -> dict[str, Any]:
+    """Return mean, std, p01, p50, p99, and the shares of the rows between their distinct deciles.
+
+    A decile belongs to the bin below it, so a value that many rows share has a bin that ends with it.
+    """
+    exact = column.astype(np.float64)
+    p01, p50, p99 = np.percentile(exact, [1, 50, 99])
+    values = {"mean": exact.mean(), "std": exact.std(), "p01": p01, "p50": p50, "p99": p99}
+    described: dict[str, Any] = {key: round(float(value), 6) for key, value in values.items()}
+    single = column.astype(np.float32)
+    deciles = np.unique(np.quantile(single, np.arange(0.1, 0.95, 0.1), method="lower"))
+    edges = deciles[deciles < single.max()]
+    counts = np.bincount(np.searchsorted(edges, single, side="left"), minlength=len(edges) + 1)
+    # As short as names the same float32, which is what is compared.
+    described["edges"] = [float(str(edge)) for edge in edges]
+    described["shares"] = [round(float(share), 6) for share in counts / len(single)]
+    if default is not None:
+        described["default_share"] = round(float((single == np.float32(default)).mean()), 6)
     return described
+
+
+def write_reference(
+    folder: Path, reference: dict[str, dict[str, Any]], score: NDArray[np.floating[Any]]
+) -> None:
+    """Write into the card of an existing version how its training rows, and their scores (n,), are spread."""
+    card = folder / "model.yaml"
+    about = yaml.safe_load(card.read_text())
+    rest = ("reference", "reference_score", "trained_on", "made_from", "metrics")
+    head = {key: value for key, value in about.items() if key not in rest}
+    tail = {key: about[key] for key in rest[2:] if key in about}
+    known = {"reference": reference, "reference_score": distribution(score)}
+    card.write_text(_as_yaml({**head, **known, **tail}))
+
+
+def _as_yaml(about: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(about, sort_keys=False, width=110, default_flow_style=None)
+    return text
 
 
 def write(
@@ -80,16 +125,16 @@ def write(
         raise ValueError(f"{about['name']} is {len(data):,} bytes, more than {LARGEST_BYTES:,}")
     if len(score(data, golden[:0], about["output"])):  # a batch of which nothing is left must not fail
         raise ValueError(f"{about['name']} makes scores for no rows")
-    folder = REPOSITORY / about["name"] / about["version"]
+    folder: Path = REPOSITORY / about["name"] / about["version"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(data)
     head = {key: about[key] for key in ("name", "version", "description")}
     file = {"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest()}
-    text = yaml.safe_dump(head | file | about, sort_keys=False, width=110, default_flow_style=None)
-    (folder / "model.yaml").write_text(text)
+    (folder / "model.yaml").write_text(_as_yaml(head | file | about))
+    inputs: dict[str, Any] = {about["inputs"][0]["tensor"]: golden}
     np.savez(
         folder / "golden.npz",
-        **{about["inputs"][0]["tensor"]: golden},
+        **inputs,
         expected=score(data, golden, about["output"]),
         rtol=np.float64(rtol),
         atol=np.float64(atol),

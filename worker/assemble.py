@@ -59,6 +59,7 @@ from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate
 from worker.timeouts import transaction_timeout_ms
 from worker.versions import open_versions
+from worker.watch import Watcher
 
 OpenStore = Callable[[str], Store]
 
@@ -178,6 +179,9 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         scores_topic=pipeline.outputs.scores or "",
         alerts_topic=pipeline.outputs.alerts or "",
         shadow_topic=_shadow(pipeline) or "",
+        watcher=_watcher(pipeline, plan, meter, privacy),
+        watch_codec=_output_codec(pipeline, "watch_alert", pipeline.outputs.watch),
+        watch_topic=pipeline.outputs.watch or "",
         sink=sink,
         breaker=DeadLetterBreaker(pipeline.dead_letters.stop_share, pipeline.dead_letters.min_events),
         meter=meter,
@@ -188,7 +192,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
 
 def _estate(pipeline: Pipeline, consumer: dict[str, Any]) -> Estate:
     outputs = pipeline.outputs
-    topics = (outputs.scores, outputs.alerts, outputs.dead_letters, _shadow(pipeline))
+    topics = (outputs.scores, outputs.alerts, outputs.dead_letters, outputs.watch, _shadow(pipeline))
     return Estate(consumer=consumer, source=pipeline.source.topic, topics=tuple(filter(None, topics)))
 
 
@@ -256,6 +260,12 @@ def stamp_of(
         rules=decision.rules if decision else (),
         on=decision.on if decision else "score",
     )
+
+
+def _watcher(pipeline: Pipeline, plan: FeaturePlan, meter: Meter, privacy: Privacy | None) -> Watcher | None:
+    if pipeline.watch is None or pipeline.model is None:
+        return None
+    return Watcher(pipeline, plan, meter, _worker_id(pipeline), privacy)
 
 
 def _worker_id(pipeline: Pipeline) -> str:

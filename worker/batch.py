@@ -51,6 +51,9 @@ class Features:
     incomplete: NDArray[np.bool_]  # (n,) some window reaches back over something forgotten
     degradation: NDArray[np.uint8]  # (n,) worst step of worker.degradation that the features stand on
     lookup_age_ms: NDArray[np.int64]  # (n,) how far behind the oldest lookup was; -1 without lookups
+    quality: NDArray[np.uint8] | None = (
+        None  # (n, q) flags of feature_cache.readings; None: nothing is judged
+    )
 
 
 Ends = tuple[NDArray[np.float32], NDArray[np.float32]]  # (n,) low and (n,) high
@@ -104,6 +107,7 @@ def join(parts: list[Batch]) -> Batch:
             incomplete=flat([f.incomplete for f in features]),
             degradation=flat([f.degradation for f in features]),
             lookup_age_ms=flat([f.lookup_age_ms for f in features]),
+            quality=None if features[0].quality is None else flat([f.quality for f in features]),
         ),
     )
 
@@ -111,8 +115,10 @@ def join(parts: list[Batch]) -> Batch:
 def take(batch: Batch, rows: NDArray[np.int64]) -> Batch:
     """These rows of a batch, ascending; its next offsets stay."""
     events, features = batch.events, batch.features
-    columns = {
-        name: getattr(features, name)[rows] for name in Features.__dataclass_fields__ if name != "sequences"
+    columns: dict[str, Any] = {
+        name: None if (column := getattr(features, name)) is None else column[rows]
+        for name in Features.__dataclass_fields__
+        if name != "sequences"
     }
     return Batch(
         events=Events(

@@ -22,6 +22,7 @@ from worker.model_types import DecisionRule
 from worker.pipeline_types import Pipeline
 from worker.rules import RuleError, parse_rule
 from worker.timeouts import session_timeout_ms, transaction_timeout_ms
+from worker.watch_checks import watch_problems
 from worker.yaml_lines import Document, KeyPath, show
 
 NUMERIC = frozenset({"boolean", "int", "long", "float", "double"})
@@ -42,7 +43,12 @@ def cross_check(pipeline: Pipeline, document: Document, others: Mapping[str, Pip
     Raises:
         ConfigError: the first problem by line.
     """
-    problems = [*_sections(pipeline), *_schema_files(pipeline), *_lookups(pipeline, others)]
+    problems = [
+        *_sections(pipeline),
+        *watch_problems(pipeline),
+        *_schema_files(pipeline),
+        *_lookups(pipeline, others),
+    ]
     if problems:
         path, found, expected = min(problems, key=lambda problem: document.line(problem[0]))
         raise document.error(path, found, expected)
@@ -109,7 +115,7 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     if pipeline.kafka.static_membership and pipeline.delivery.worker_id is None:
         yield ("kafka", "static_membership"), "true", "false, or a stable delivery.worker_id beside it"
     topics = {"source.topic": pipeline.source.topic}
-    for name in ("scores", "alerts", "dead_letters"):
+    for name in ("scores", "alerts", "dead_letters", "watch"):
         topic = getattr(outputs, name)
         if topic is not None and topic in topics.values():
             other = next(key for key, value in topics.items() if value == topic)

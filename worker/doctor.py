@@ -112,7 +112,7 @@ def _kafka(pipeline: Pipeline) -> Finding:
 
 def _topics(pipeline: Pipeline) -> list[Finding]:
     outputs = pipeline.outputs
-    topics = [pipeline.source.topic, outputs.scores, outputs.alerts, outputs.dead_letters]
+    topics = [pipeline.source.topic, outputs.scores, outputs.alerts, outputs.dead_letters, outputs.watch]
     client = _admin(pipeline, Refusals())
     return [
         *(

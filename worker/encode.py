@@ -19,6 +19,7 @@ from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.decision_rules import Rule, in_words, names_of
 from worker.degradation import STEPS, WHOLE
 from worker.privacy import Privacy, hide
+from worker.quality import are_masked
 from worker.reasons import reasons
 
 SCORE = load_schema("score")
@@ -72,6 +73,7 @@ def score_columns(
         "degradation": features.degradation[here],
         "time_order": features.time_order[here],
         **_interval_columns(batch.ends, here),
+        "masked": are_masked(features.quality, len(events))[here],
     }
 
 

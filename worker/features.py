@@ -24,6 +24,7 @@ from worker.lookups import Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
 from worker.profiles import Profile
+from worker.quality import judge
 from worker.records import index_keys
 
 _HOUR_US = 3_600_000_000
@@ -75,11 +76,15 @@ def enrich(
         slots, loaded, new = _load(events, lanes)
         degradation[lanes.rows.is_guess[slots]] = WITHOUT_ROWS
         meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
+    order, quality = _order(events, plan, lanes, slots), None
+    if plan.quality is not None:
+        events, quality = judge(
+            events, plan.quality, lanes.rows, slots, order.clock_reset, order.refused, meter
+        )
     for column, field in plan.fields:
         scalars[:, column] = numbers(events.table, field)
     for column, feature in plan.calendars:
         scalars[:, column] = calendar(events.event_us, feature)
-    order = _order(events, plan, lanes, slots)
     sequences = _remember(events, plan, lanes, slots, order, scalars, late, incomplete)
     order.code[late & (order.code != FUTURE)] = LATE  # also what a row was too full for
     meter.times(order.code, order.clock_reset)
@@ -97,6 +102,7 @@ def enrich(
         incomplete=incomplete,
         degradation=degradation,
         lookup_age_ms=lookup_age_ms,
+        quality=quality,
     )
 
 

@@ -20,6 +20,7 @@ from worker.rollout import Rollout
 from worker.router import Router
 from worker.sink import Sink
 from worker.source import Source
+from worker.watch import Watcher
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -45,6 +46,9 @@ class Line:
     scores_topic: str
     alerts_topic: str
     shadow_topic: str
+    watcher: Watcher | None
+    watch_codec: Codec | None
+    watch_topic: str
     sink: Sink
     breaker: DeadLetterBreaker
     meter: Meter

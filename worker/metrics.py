@@ -15,7 +15,7 @@ from worker.degradation import STEPS
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-STAGES = ("poll", "decode", "features", "infer", "decide", "encode", "send", "commit", "write")
+STAGES = ("poll", "decode", "features", "infer", "decide", "watch", "encode", "send", "commit", "write")
 
 
 class Families:
@@ -82,6 +82,16 @@ class Families:
         self.skipped = counter(
             "skipped", "Offsets that retention removed before they were read.", "partition"
         )
+        self.drift_psi = gauge(
+            "drift_psi", "Population stability index of the last window.", "feature", "version"
+        )
+        self.drift_rank = gauge(
+            "drift_mean_rank", "Mean rank among the training rows over the last window.", "feature", "version"
+        )
+        self.drift_alarm = gauge(
+            "drift_alarm", "1 while an alert of the drift watch stands.", "feature", "version", "kind"
+        )
+        self.quality = counter("quality", "Readings that their sensor cannot mean.", "field", "kind")
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
         self.model_serving = gauge(
             "model_serving", "1 for the versions that score at present.", "version", "role"
@@ -160,6 +170,7 @@ class Meter:
         self._degradation = f.degradation.labels(pipeline)
         self._hot_rows = f.hot_rows.labels(pipeline)
         self._serving: list[tuple[str, str]] = []
+        self._drift: list[tuple[Gauge, Gauge]] = []  # of each feature that is watched
 
     def timed(self, stage: str) -> _Stage:
         """What one batch does in here is that stage; one that fails is not counted."""
@@ -284,6 +295,30 @@ class Meter:
     def guard_tripped(self, guard: str) -> None:
         """A challenger broke this guard."""
         self._families.guard_trips.labels(self.pipeline, guard).inc()
+
+    def watch_version(self, version: str, features: tuple[str, ...]) -> None:
+        """The model version whose features are watched from now on."""
+        psi, rank = self._families.drift_psi, self._families.drift_rank
+        self._drift = [
+            (psi.labels(self.pipeline, name, version), rank.labels(self.pipeline, name, version))
+            for name in features
+        ]
+
+    def drift(self, psi: NDArray[np.float64], mean_rank: NDArray[np.float64]) -> None:
+        """(k,) statistics of the last window, of the features watched."""
+        for gauges, values in zip(
+            self._drift, zip(psi.tolist(), mean_rank.tolist(), strict=True), strict=True
+        ):
+            for gauge, value in zip(gauges, values, strict=True):
+                gauge.set(value)
+
+    def drift_alarm(self, version: str, feature: str, kind: str, *, is_raised: bool) -> None:
+        """An alert of the drift watch was raised, or cleared."""
+        self._families.drift_alarm.labels(self.pipeline, feature, version, kind).set(is_raised)
+
+    def bad_readings(self, field: str, kind: str, count: int) -> None:
+        """Readings of a field were found bad."""
+        self._families.quality.labels(self.pipeline, field, kind).inc(count)
 
     def loop_age(self, seconds: float) -> None:
         """Time since the loop last went round."""

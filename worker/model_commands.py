@@ -22,7 +22,7 @@ from worker.rollout_commands import EXAMPLES as ROLLOUT_EXAMPLES
 from worker.rollout_commands import add_commands as add_rollout_commands
 
 # How far one row's score may move: thresholds have two digits, and a life is counted in whole cycles.
-MAX_LOSS = {"probability": 0.01, "remaining_life": 1.0}
+MAX_LOSS = {"probability": 0.01, "remaining_life": 1.0, "anomaly_score": 0.01}
 EXAMPLES = f"""{ROLLOUT_EXAMPLES}
   penstock models quantize models/fraud/2 --to fp16
   penstock models quantize models/fraud/2 --to int8 --calibration rows.parquet --max-loss 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,7 +69,7 @@ class ModelOutput:
 
     tensor: Text
     column: Annotated[Int, Field(ge=0)] | None = None  # None: the output is (n,) or (n, 1)
-    meaning: Literal["probability", "remaining_life"]
+    meaning: Literal["probability", "remaining_life", "anomaly_score"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
@@ -80,6 +81,16 @@ class Reference:
     p01: Number
     p50: Number
     p99: Number
+    # What drift is measured against; a card of before has neither. Bin j holds edges[j - 1] < x <= edges[j].
+    edges: tuple[Number, ...] = ()
+    shares: tuple[Annotated[Number, Field(ge=0, le=1)], ...] = ()  # of the rows: one more than edges
+    default_share: Annotated[Number, Field(ge=0, le=1)] = 0.0  # of the rows that have the feature's default
+
+    def __post_init__(self) -> None:
+        if self.shares and (len(self.shares) != len(self.edges) + 1 or abs(sum(self.shares) - 1) > 0.01):
+            raise wrong(f"{len(self.shares)} shares", "one more than edges, with the sum 1", "shares")
+        if any(low >= high for low, high in pairwise(self.edges)):
+            raise wrong("edges that do not ascend", "each above the one before", "edges")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
@@ -99,6 +110,7 @@ class ModelCard:
     tf32: bool = False  # a GPU may round what matrix products are made of to 10 bits, which is faster
     reference: Mapping[str, Reference] = Field(default_factory=dict)
     interval: Interval | None = None  # around each score, see docs/models.md
+    reference_score: Reference | None = None  # of what the model says of the training rows
     trained_on: Any = None
     made_from: Any = None  # of a lighter version: which one it was made from, and how
     metrics: Any = None
@@ -122,6 +134,7 @@ def load_model_card(folder: Path) -> ModelCard:
     document = read_card(folder)
     card = parse(document, CARD, folder=folder)
     named = {name for model_input in card.inputs for name in model_input.features}
+    named |= {f"{entry.sequence}.{field}" for entry in card.inputs for field in entry.fields}
     checks: tuple[tuple[bool, KeyPath, str, str], ...] = (
         (folder.resolve().name == card.version, ("version",), show(card.version), "the name of its folder"),
         (folder.resolve().parent.name == card.name, ("name",), show(card.name), "the name of its folder"),

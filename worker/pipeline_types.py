@@ -37,6 +37,7 @@ from worker.key_types import (
 )
 from worker.model_types import Decision, ModelRef
 from worker.rollout_types import Rollout
+from worker.watch_types import WatchOptions
 
 RESERVED_PROPERTIES: Mapping[str, str] = {
     "bootstrap.servers": "kafka.bootstrap",
@@ -193,6 +194,9 @@ class Outputs:
     scores: Topic | None = Field(default=None, description="Topic of the scores; needed with a model.")
     alerts: Topic | None = Field(default=None, description="Topic of the alerts; needed with a decision.")
     dead_letters: Topic = Field(description="Topic of the records that could not be scored.")
+    watch: Topic | None = Field(
+        default=None, description="Topic of the alerts of `watch`; needed with that section and a model."
+    )
     wire: Wire = Field(default="single_object", description="How scores and alerts are framed.")
     registry: Text | None = Field(
         default=None, description="Schema registry URL; needed by wire `confluent`."
@@ -303,6 +307,10 @@ class Pipeline:
     state: State = Field(default_factory=State, description="Where the features of each key are kept.")
     dead_letters: DeadLetterPolicy = Field(
         default_factory=DeadLetterPolicy, description="How many dead letters stop the worker."
+    )
+    watch: WatchOptions | None = Field(
+        default=None,
+        description="Drift, and readings that no sensor can mean; without it neither is looked at.",
     )
     registry: RegistryLogin = Field(
         default_factory=RegistryLogin, description="How to log in to the schema registries."

@@ -28,6 +28,7 @@ from worker.config import (
 from worker.decide import DecisionPolicy
 from worker.decision_rules import parse_decision_rule
 from worker.decode import DecodePlan, time_unit_us
+from worker.quality import QualityPlan, quality_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ class FeaturePlan:
     lookups: tuple[LookupPlan, ...]
     profiles: tuple[ProfilePlan, ...]
     finite: tuple[str, ...]  # event fields that must not be null, NaN or infinite
+    quality: QualityPlan | None = None  # how readings are judged before features see them
 
 
 def window_group(name: str, feature: WindowFeature) -> WindowGroup:
@@ -106,7 +108,10 @@ def row_layout(pipeline: Pipeline) -> Layout:
 def keeps_rows(pipeline: Pipeline, layout: Layout) -> bool:
     """Whether an outcome can depend on earlier events: by features, alerts, or the order of times."""
     times = time_policy(pipeline)
-    return bool(layout.groups or pipeline.decision or any(times.refuses) or times.clock_back_events)
+    is_judged = pipeline.watch is not None and bool(pipeline.watch.quality)  # alerts are told of by row
+    return bool(
+        layout.groups or pipeline.decision or is_judged or any(times.refuses) or times.clock_back_events
+    )
 
 
 def time_policy(pipeline: Pipeline) -> TimePolicy:
@@ -173,6 +178,7 @@ def feature_plan(pipeline: Pipeline) -> FeaturePlan:
         lookups=tuple(lookups),
         profiles=tuple(profiles),
         finite=tuple(dict.fromkeys(finite)),
+        quality=quality_plan(pipeline.watch.quality if pipeline.watch else {}, tuple(sequences)),
     )
 
 

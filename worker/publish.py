@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.spans import spans_of
-from worker.batch import Batch, Rejected
+from worker.batch import Batch, Rejected, take
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.line import Line
@@ -38,6 +39,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
     """
     assert line.score_codec is not None
     batch = made.batch
+    _publish_watched(line, batch, scores, wall_us)
     rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
     if not len(rows):
         return
@@ -85,3 +87,19 @@ def _publish_alerts(
     line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys))
     for alert in alerts:
         line.meter.alert(alert["severity"], alert["lifecycle"])
+
+
+def _publish_watched(line: Line, batch: Batch, scores: NDArray[np.float32], wall_us: int) -> None:
+    if line.watcher is None or line.router is None:
+        return
+    card = line.router.card
+    with line.meter.timed("watch"):
+        if not isinstance(batch.version, str):  # a canary's scores are compared by its guards
+            rows = np.flatnonzero(pc.equal(batch.version, card.version).to_numpy(zero_copy_only=False))
+            batch, scores = take(batch, rows), scores[rows]
+        alerts = line.watcher.look(card, batch, scores, wall_us)
+    if not alerts:
+        return
+    assert line.watch_codec is not None
+    encoded = line.watch_codec.encode_rows(alerts, trusted=True)
+    line.sink.send(line.watch_topic, spans_of(encoded), spans_of([a["alert_id"].encode() for a in alerts]))

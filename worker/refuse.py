@@ -1,4 +1,4 @@
-"""Events at a time that the file does not take leave as dead letters; they have changed no state."""
+"""Events at a time, or with a reading, that the file does not take leave as dead letters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_cache.order import ORDERS
+from feature_cache.readings import REFUSED
 from worker.batch import Batch, Rejected, take
 
 
@@ -18,6 +19,7 @@ class Why:
     detail: str
 
 
+BAD_READING = Why(reason="bad_reading", detail="a reading that watch.quality refuses")
 _WHY = {
     "EQUAL": Why(reason="equal_event_time", detail="the event time is that of its key's newest event"),
     "OUT_OF_ORDER": Why(
@@ -33,7 +35,20 @@ def set_refused_apart(batch: Batch) -> tuple[Batch, list[Rejected]]:
     if not features.refused.any():
         return batch, []
     rejected = []
+    is_bad = np.zeros(len(events), np.bool_)
+    if features.quality is not None:
+        is_bad = np.asarray((features.quality & REFUSED).any(axis=1))
     for row in np.flatnonzero(features.refused).tolist():
+        if is_bad[row]:
+            rejected.append(
+                Rejected(
+                    record=events.records[row],
+                    stage="validate",
+                    reason=BAD_READING.reason,
+                    detail=BAD_READING.detail,
+                )
+            )
+            continue
         order = ORDERS[features.time_order[row]]
         rejected.append(
             Rejected(

@@ -41,7 +41,8 @@ def missing_rights(pipeline: Pipeline, admin: AdminClient) -> Iterator[str]:
     is_read = pipeline.delivery.mode == "exactly_once"
     of_outputs = (AclOperation.WRITE, AclOperation.READ) if is_read else (AclOperation.WRITE,)
     shadow = pipeline.rollout.shadow if pipeline.rollout else None
-    wanted = {t: of_outputs for t in (outputs.scores, outputs.alerts, outputs.dead_letters, shadow) if t}
+    topics = (outputs.scores, outputs.alerts, outputs.dead_letters, outputs.watch, shadow)
+    wanted = {topic: of_outputs for topic in topics if topic}
     wanted[pipeline.source.topic] = (AclOperation.READ,)
     if pipeline.rollout is not None:
         wanted[pipeline.rollout.control] = (AclOperation.READ, AclOperation.WRITE)

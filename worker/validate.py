@@ -28,6 +28,11 @@ from worker.secret import shown
 
 PIPELINE: TypeAdapter[Pipeline] = TypeAdapter(Pipeline)
 TREES = b"TreeEnsemble"
+_MEANING = {
+    "probability": "a probability",
+    "remaining_life": "a remaining life",
+    "anomaly_score": "an anomaly score",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +155,8 @@ def _topics(pipeline: Pipeline) -> Iterator[Topic]:
     if pipeline.decision is not None and outputs.alerts is not None:
         names = ", ".join(pipeline.decision.severities)
         yield Topic(name=outputs.alerts, use="alerts", holds=f"alerts of severity {names}")
+    if pipeline.watch is not None and outputs.watch is not None:
+        yield Topic(name=outputs.watch, use="watch", holds="alerts of drift and of readings")
     yield Topic(
         name=outputs.dead_letters, use="dead_letters", holds="records that could not be used, as they came"
     )
@@ -166,6 +173,13 @@ def _bad_records(pipeline: Pipeline) -> Iterator[str]:
     yield f"A record key that is missing or does not equal the event's {source.key}."
     yield f"A key, or an event id, longer than {write_size(source.max_key_bytes)}."
     yield "A missing, NaN or infinite value in a field that features are computed from."
+    refused = [
+        name
+        for name, check in (pipeline.watch.quality.items() if pipeline.watch else ())
+        if check.policy == "refuse"
+    ]
+    if refused:
+        yield f"A reading that its sensor cannot mean: {', '.join(refused)}."
     if source.max_future_us is not None:
         ahead = write_duration(source.max_future_us)
         yield f"An event time more than {ahead} ahead of the record's Kafka timestamp."
@@ -277,7 +291,7 @@ def _scores(planned: Plan) -> list[str]:
     return [
         *lines,
         "",
-        f"  score: output {card.output.tensor}{column}, a {card.output.meaning.replace('_', ' ')}",
+        f"  score: output {card.output.tensor}{column}, {_MEANING[card.output.meaning]}",
         *_stands_in(model),
     ]
 

@@ -87,6 +87,7 @@ def test_a_score_says_what_was_scored_by_what_and_how_far_it_can_be_trusted() ->
         "time_order": "LATE",
         "low": None,
         "high": None,
+        "masked": False,
     }
     assert (second["key"], second["incomplete"], second["lookup_age_ms"]) == ("é", True, None)
     assert (second["time_order"], third["time_order"]) == ("EQUAL", "IN_ORDER")

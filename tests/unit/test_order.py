@@ -218,7 +218,7 @@ def run(
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in Features.__dataclass_fields__
-        if name != "sequences"
+        if name not in ("sequences", "quality")
     }
     return Features(**columns, sequences={"s": np.concatenate([part.sequences["s"] for part in parts])})
 
