@@ -21,6 +21,8 @@ from worker.model_commands import add_commands as add_model_commands
 from worker.profile_commands import EXAMPLES as PROFILE_EXAMPLES
 from worker.profile_commands import add_commands as add_profile_commands
 from worker.secret import redact
+from worker.truth_command import EXAMPLES as TRUTH_EXAMPLES
+from worker.truth_command import add_arguments as add_truth_arguments
 
 _EXAMPLES = """examples:
   penstock demo --seconds 20                          both pipelines, simulated, no services needed
@@ -30,6 +32,7 @@ _EXAMPLES = """examples:
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
+  penstock truth pipelines/fraud.yaml                 how good the scores were, as labels tell
 
 exit codes:
 """ + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)
@@ -104,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
 
     profiles = command("profiles", "Load the rows of profile features into the store.", PROFILE_EXAMPLES)
     add_profile_commands(profiles)
+
+    add_truth_arguments(command("truth", "How good the scores were, as labels tell.", TRUTH_EXAMPLES))
 
     models = command("models", "Make lighter versions of a model.", MODEL_EXAMPLES)
     add_model_commands(models)

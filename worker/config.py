@@ -34,6 +34,7 @@ from worker.pipeline_types import (
     Wire,
 )
 from worker.secret import redact
+from worker.truth_checks import check_truth
 from worker.typed_yaml import parse
 from worker.yaml_lines import ConfigError, Document, KeyPath, read_yaml, show
 
@@ -105,6 +106,8 @@ def _checked(path: Path, document: Document, env: Mapping[str, str], readers: tu
     cross_check(pipeline, document, others)
     if pipeline.model is not None and pipeline.model.rules is not None:
         check_rules(str(pipeline.model.rules), document, feature_names(pipeline, env))
+    if pipeline.truth is not None:
+        check_truth(pipeline, document, feature_names(pipeline, env))
     return pipeline
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
-from worker import feature_types, pipeline_types
+from worker import feature_types, pipeline_types, truth_types
 from worker.pipeline_types import Pipeline
 
 SCHEMA_FILE = Path(__file__).parent / "pipeline.schema.json"
@@ -23,7 +23,7 @@ NOT_IN_FILE = ("path", "secrets")
 COMPUTED = frozenset({("Kafka", "group"), ("SequenceFeature", "capacity")})
 SECTIONS = {
     name: member
-    for name, member in (vars(pipeline_types) | vars(feature_types)).items()
+    for name, member in (vars(pipeline_types) | vars(feature_types) | vars(truth_types)).items()
     if hasattr(member, "__pydantic_fields__")
 }
 VERBATIM = frozenset({"default", "const", "enum", "required", "examples", "description"})

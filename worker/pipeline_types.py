@@ -36,6 +36,7 @@ from worker.key_types import (
     wrong,
 )
 from worker.model_types import Decision, ModelRef
+from worker.truth_types import TruthOptions
 
 RESERVED_PROPERTIES: Mapping[str, str] = {
     "bootstrap.servers": "kafka.bootstrap",
@@ -304,6 +305,9 @@ class Pipeline:
     )
     privacy: PrivacyOptions | None = Field(
         default=None, description="Personal fields as keyed hashes; without it they stay as they are."
+    )
+    truth: TruthOptions | None = Field(
+        default=None, description="How good the scores were, as labels come in; without it nobody asks."
     )
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)

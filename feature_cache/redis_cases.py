@@ -1,0 +1,168 @@
+"""Cases and their counts in Redis: one atomic script for the facts of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from feature_cache.cases import KINDS, SHARDS, Applied, Cells, Fact, Mark
+from feature_cache.redis_store import RedisStore
+
+_NEWEST = b"newest"  # among the marks; a partition's name has a colon
+
+# A case is stored as its three facts, `|` between them; see feature_cache.cases for what is in a fact, and
+# for `contribution`, which this repeats. The names of counts are made here: those of the fact that is
+# replaced are known only here. They are in the slot of the shard, as all of its keys are.
+_APPLY = b"""
+local prefix, keep_ms, marks = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+for i = 4, 1 + 3 * marks, 3 do
+  local stored = redis.call('HGET', KEYS[1], ARGV[i])
+  if not stored or tonumber(stored) < tonumber(ARGV[i + 1]) then return false end
+end
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local slots, done = {s = 1, a = 2, l = 3}, {joined = 0, waiting = 0, repeated = 0, expired = 0}
+local counts, untils, newest = {}, {}, tonumber(redis.call('HGET', KEYS[1], 'newest') or '-9e15')
+
+local function words(text)
+  local found = {}
+  for word in string.gmatch(text, '%S+') do found[#found + 1] = word end
+  return found
+end
+
+local function add(bucket, name, number)
+  local cells = counts[bucket]
+  cells[name] = (cells[name] or 0) + number
+end
+
+local function count(facts, times, until_ms)
+  if facts[1] == '' then return end
+  local s, l, a = words(facts[1]), words(facts[3]), words(facts[2])
+  local bucket, label = s[5], l[5] or 'n'
+  local segment, value = l[6] or '-', l[7] or '-'
+  if segment == '-' then segment = s[7] end
+  if value == '-' then value = a[6] or '-' end
+  local group = s[6] .. ' ' .. segment .. ' '
+  counts[bucket] = counts[bucket] or {}
+  untils[bucket] = math.max(untils[bucket] or 0, until_ms)
+  newest = math.max(newest, tonumber(bucket))
+  add(bucket, group .. 'n ' .. s[8] .. ' ' .. label, times)
+  if s[9] ~= '-' then add(bucket, group .. 's ' .. s[9] .. ' ' .. label, times * s[10]) end
+  if value ~= '-' then add(bucket, group .. 'v ' .. s[11] .. ' ' .. label, times * value) end
+  if a[5] then add(bucket, group .. 'a ' .. a[5] .. ' ' .. label, times) end
+end
+
+local function is_newer(fact, known)
+  local new, old = words(fact), words(known)
+  for i = 1, 3 do
+    local n, o = tonumber(new[i]), tonumber(old[i])
+    if n ~= o then return n > o end
+  end
+  return false
+end
+
+for i = 2, #KEYS do
+  local kind, fact = string.match(ARGV[2 + 3 * marks + i], '^(%a) (.*)$')
+  local slot, expires_ms = slots[kind], tonumber(words(fact)[4])
+  local became
+  if expires_ms <= now_ms then
+    became = 'expired'
+  else
+    local stored = redis.call('GET', KEYS[i])
+    local until_ms, facts = 0, {'', '', ''}
+    if stored then
+      local u, s, a, l = string.match(stored, '^(%d+)|([^|]*)|([^|]*)|([^|]*)$')
+      until_ms, facts = tonumber(u), {s, a, l}
+    end
+    if facts[slot] ~= '' and not is_newer(fact, facts[slot]) then
+      became = 'repeated'
+    else
+      until_ms = math.max(until_ms, expires_ms)
+      count(facts, -1, until_ms)
+      facts[slot] = fact
+      count(facts, 1, until_ms)
+      local at = string.format('%.0f', until_ms)
+      redis.call('SET', KEYS[i], at .. '|' .. table.concat(facts, '|'), 'PXAT', at)
+      became = (facts[1] ~= '' and facts[3] ~= '') and 'joined' or 'waiting'
+    end
+  end
+  done[became] = done[became] + 1
+end
+for bucket, cells in pairs(counts) do
+  local key = prefix .. 'b:' .. bucket
+  for name, number in pairs(cells) do
+    if number ~= 0 then redis.call('HINCRBY', key, name, string.format('%.0f', number)) end
+  end
+  -- A case is counted in its bucket for as long as it can change: the bucket must not go before it.
+  local at = untils[bucket] + keep_ms
+  if redis.call('PEXPIRETIME', key) < at then redis.call('PEXPIREAT', key, string.format('%.0f', at)) end
+end
+for i = 4, 1 + 3 * marks, 3 do
+  local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[i]))
+  if tonumber(ARGV[i + 2]) > stored then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2]) end
+end
+if newest > -9e15 then redis.call('HSET', KEYS[1], 'newest', string.format('%.0f', newest)) end
+redis.call('PEXPIRE', KEYS[1], keep_ms)
+return {done.joined, done.waiting, done.repeated, done.expired}
+"""
+
+
+class RedisCases:
+    """Cases in Redis 7 or newer, or Valkey, shared by all members of a group."""
+
+    def __init__(self, store: RedisStore, name: str, *, keep_ms: int) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            store: where they are.
+            name: of the group, and of what is counted how.
+            keep_ms: how much longer than its cases a bucket is kept, and marks after they last moved.
+        """
+        self._store = store
+        self._keep = b"%d" % keep_ms
+        self._prefixes = [f"ps:{{{name}:{shard:02}}}:".encode() for shard in range(SHARDS)]
+
+    def apply(self, shard: int, marks: Sequence[Mark], facts: Sequence[Fact]) -> Applied | None:
+        prefix = self._prefixes[shard]
+        told: list[Any] = [word for mark in marks for word in mark]
+        done = self._store.run(
+            _APPLY,
+            [prefix + b"marks", *(prefix + b"e:" + fact.event_id for fact in facts)],
+            [prefix, self._keep, *(str(w).encode() for w in (len(marks), *told, *(f.text for f in facts)))],
+        )
+        if done is None:
+            return None
+        joined, waiting, repeated, expired = done
+        return Applied(joined=joined, waiting=waiting, repeated=repeated, expired=expired)
+
+    def marks(self, name: str) -> list[int | None]:
+        found = [self._marked(prefix, name.encode()) for prefix in self._prefixes]
+        return [None if mark is None else int(mark) for mark in found]
+
+    def begin(self, name: str, offset: int) -> None:
+        for prefix in self._prefixes:
+            key = prefix + b"marks"
+            self._store.ask(key, b"HSETNX", key, name.encode(), b"%d" % offset)
+
+    def newest(self) -> int | None:
+        found = [self._marked(prefix, _NEWEST) for prefix in self._prefixes]
+        return max((int(bucket) for bucket in found if bucket is not None), default=None)
+
+    def cells(self, buckets: Sequence[int]) -> dict[int, Cells]:
+        found = {bucket: self._sum(bucket) for bucket in buckets}
+        return {bucket: cells for bucket, cells in found.items() if cells}
+
+    def _marked(self, prefix: bytes, name: bytes) -> Any:
+        return self._store.ask(prefix + b"marks", b"HGET", prefix + b"marks", name)
+
+    def _sum(self, bucket: int) -> Cells:
+        cells: Cells = {}
+        for prefix in self._prefixes:
+            key = prefix + b"b:%d" % bucket
+            for name, number in self._store.ask(key, b"HGETALL", key).items():
+                if count := int(number):
+                    cells[name.decode()] = cells.get(name.decode(), 0) + count
+        return cells
+
+
+assert KINDS == "sal"  # the order of the facts in a stored case, which the script has in itself
