@@ -69,8 +69,8 @@ class Cases(Protocol):
             has lost something since.
         """
 
-    def marks(self, name: str) -> list[int | None]:
-        """(SHARDS,) the next offset of a partition that each shard has not seen; None: it knows nothing."""
+    def marks(self, names: Sequence[str]) -> list[list[int | None]]:
+        """Of each partition (SHARDS,) the next offset that a shard has not seen; None: it knows nothing."""
 
     def begin(self, name: str, offset: int) -> None:
         """Let the partition begin here in every shard that knows nothing of it."""
@@ -170,9 +170,9 @@ class MemoryCases:
             self._swept_ms = now_ms
             self._cases = {name: case for name, case in self._cases.items() if case.expires_ms > now_ms}
 
-    def marks(self, name: str) -> list[int | None]:
+    def marks(self, names: Sequence[str]) -> list[list[int | None]]:
         with self._lock:
-            return [stored.get(name) for stored in self._marks]
+            return [[stored.get(name) for stored in self._marks] for name in names]
 
     def begin(self, name: str, offset: int) -> None:
         with self._lock:

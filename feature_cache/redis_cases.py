@@ -135,9 +135,11 @@ class RedisCases:
         joined, waiting, repeated, expired = done
         return Applied(joined=joined, waiting=waiting, repeated=repeated, expired=expired)
 
-    def marks(self, name: str) -> list[int | None]:
-        found = [self._marked(prefix, name.encode()) for prefix in self._prefixes]
-        return [None if mark is None else int(mark) for mark in found]
+    def marks(self, names: Sequence[str]) -> list[list[int | None]]:
+        if not names:
+            return []
+        found = [self._marked(prefix, *(name.encode() for name in names)) for prefix in self._prefixes]
+        return [[None if m is None else int(m) for m in of_name] for of_name in zip(*found, strict=True)]
 
     def begin(self, name: str, offset: int) -> None:
         for prefix in self._prefixes:
@@ -145,15 +147,16 @@ class RedisCases:
             self._store.ask(key, b"HSETNX", key, name.encode(), b"%d" % offset)
 
     def newest(self) -> int | None:
-        found = [self._marked(prefix, _NEWEST) for prefix in self._prefixes]
+        found = [bucket for prefix in self._prefixes for bucket in self._marked(prefix, _NEWEST)]
         return max((int(bucket) for bucket in found if bucket is not None), default=None)
 
     def cells(self, buckets: Sequence[int]) -> dict[int, Cells]:
         found = {bucket: self._sum(bucket) for bucket in buckets}
         return {bucket: cells for bucket, cells in found.items() if cells}
 
-    def _marked(self, prefix: bytes, name: bytes) -> Any:
-        return self._store.ask(prefix + b"marks", b"HGET", prefix + b"marks", name)
+    def _marked(self, prefix: bytes, *names: bytes) -> list[bytes | None]:
+        found: list[bytes | None] = self._store.ask(prefix + b"marks", b"HMGET", prefix + b"marks", *names)
+        return found
 
     def _sum(self, bucket: int) -> Cells:
         cells: Cells = {}

@@ -76,7 +76,7 @@ class TruthJoin:
                 if now_s - self._committed_s > _COMMIT_S:
                     self._committed_s = now_s
                     reader.commit()
-                self._publish(reader, now_s)
+                self._look(reader, now_s)
         finally:
             reader.close()
             self._parts.figures.close()
@@ -96,9 +96,7 @@ class TruthJoin:
             if is_whole is None:
                 return
             if not is_whole:
-                self._parts.meter.read_again()
-                self._log.warning("truth reads again", why="the store has lost some of what it was given")
-                reader.read_again()
+                self._read_again(reader)
                 return
         reader.next_offset.update(ends)
 
@@ -123,24 +121,33 @@ class TruthJoin:
         read = score_facts if self._parts.kinds[topic] == "score" else alert_facts
         return read(codec, values, made_ms, plan)
 
-    def _publish(self, reader: Reader, now_s: float) -> None:
-        """Publish and show the figures where that is ours to do: where the scores' first partition is."""
+    def _read_again(self, reader: Reader) -> None:
+        self._parts.meter.read_again()
+        self._log.warning("truth reads again", why="the store has lost some of what it was given")
+        reader.read_again()
+
+    def _look(self, reader: Reader, now_s: float) -> None:
+        """Now and then: see whether the store has all that we gave it, and publish the figures if so."""
         parts = self._parts
-        if not reader.owns(parts.scores_topic, 0):
-            if self._published is not None:
-                self._published = None
-                parts.meter.show([])
-            return
         if now_s - self._looked_s < parts.plan.truth.publish_interval_ms / 1000:
             return
         self._looked_s = now_s
         try:
-            rows = current_rows(
-                parts.cases, parts.plan.truth, parts.policy, parts.pipeline, time.time_ns() // 1000
-            )
+            if not reader.is_whole():
+                self._read_again(reader)
+            elif reader.owns(parts.scores_topic, 0):
+                self._publish(now_s)
+            elif self._published is not None:  # somebody else does from now on
+                self._published = None
+                parts.meter.show([])
         except StoreUnavailableError as error:
             self._log.warning("truth waits", why=str(error))
-            return
+
+    def _publish(self, now_s: float) -> None:
+        """Publish and show the figures: who has the first partition of the scores does."""
+        parts = self._parts
+        now_us = time.time_ns() // 1000
+        rows = current_rows(parts.cases, parts.plan.truth, parts.policy, parts.pipeline, now_us)
         parts.meter.show(rows)
         if self._published is None:
             try:

@@ -87,6 +87,19 @@ class Reader:
         """Whether a partition is ours."""
         return (topic, partition) in self.marks
 
+    def is_whole(self) -> bool:
+        """Whether every shard still has all that it was given of our partitions.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        stored = self._cases.marks([self.name(partition) for partition in self.marks])
+        return all(
+            mark is not None and mark >= known
+            for found, knowns in zip(stored, self.marks.values(), strict=True)
+            for mark, known in zip(found, knowns, strict=True)
+        )
+
     def read_again(self) -> None:
         """Go back, in every partition of ours, to what all shards have seen."""
         ours = [TopicPartition(*partition) for partition in self.marks]
@@ -160,7 +173,7 @@ class Reader:
         with closing(outsider(self._config, "read_committed")) as client:
             for tp in partitions:
                 name = self.name((tp.topic, tp.partition))
-                marks = self._cases.marks(name)
+                (marks,) = self._cases.marks([name])
                 start = _start(client, tp, marks, time.time_ns() // 1_000_000 - self._horizon_ms)
                 if None in marks:
                     self._cases.begin(name, start)

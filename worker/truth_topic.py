@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -92,7 +93,7 @@ class FiguresTopic:
 
 
 def read_figures(pipeline: Pipeline, codec: Codec) -> dict[str, Row]:
-    """The current rows of this pipeline, by key.
+    """The current rows of this pipeline, by key; times are datetimes.
 
     Raises:
         StopWorker: Kafka does not answer, or there is no such topic.
@@ -117,7 +118,15 @@ def read_figures(pipeline: Pipeline, codec: Codec) -> dict[str, Row]:
             raise StopWorker(Exit.KAFKA, f"topic {topic!r} does not exist: is truth.topic right?")
         newest = _newest(consumer, topic, partitions)
     written = codec.decode(list(newest.values())).table.to_pylist()
-    return {key: row for row in written if (key := key_of(row)) and row["pipeline"] == pipeline.name}
+    return {key_of(row): _dated(row) for row in written if row["pipeline"] == pipeline.name}
+
+
+def _dated(row: Row) -> Row:
+    """Times as those of UTC, which Avro's columns do not say of themselves."""
+    return {
+        name: value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+        for name, value in row.items()
+    }
 
 
 def _newest(consumer: Any, topic: str, partitions: Sequence[int]) -> dict[bytes, bytes]:

@@ -83,7 +83,7 @@ def alone(folder: Path, prefix: str, **sections: dict[str, Any]) -> Path:
         document["features"]["terminal"] = dict(document["features"]["customer"])
         document["decision"]["severities"] = {"warning": 0.2, "critical": 0.6}
         for name, section in sections.items():
-            document[name] = {**document.get(name, {}), **section}
+            document[name] = {**(document.get(name) or {}), **section}
 
     return pipeline_file("fraud", folder, prefix, change)
 

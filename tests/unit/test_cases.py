@@ -88,11 +88,11 @@ def test_a_shard_that_has_seen_less_than_the_caller_believes_takes_nothing() -> 
     assert cases.apply(shard, [Mark("p:0", 6, 7)], [score("e")]) is None
     assert all_cells(cases) == {}
     assert cases.apply(shard, [Mark("p:0", 5, 7)], [score("e")]) == Applied(waiting=1)
-    assert cases.marks("p:0")[shard] == 7
-    assert cases.marks("p:0")[shard - 1] == 5
+    assert cases.marks(["p:0"])[0][shard] == 7
+    assert cases.marks(["p:0"])[0][shard - 1] == 5
     cases.begin("p:0", 99)
     assert cases.apply(shard, [Mark("p:0", 0, 6)], []) == Applied()
-    assert cases.marks("p:0")[shard] == 7
+    assert cases.marks(["p:0"])[0][shard] == 7
 
 
 def test_a_value_of_the_label_goes_before_that_of_the_alert() -> None:
@@ -151,7 +151,7 @@ def name(partition: Partition) -> str:
 
 def take(member: Member, cases: Any, partition: Partition) -> None:
     """What Reader does when it is given a partition, or goes back; a horizon holds all of the log."""
-    marks = cases.marks(name(partition))
+    (marks,) = cases.marks([name(partition)])
     start = 0 if None in marks else min(marks)
     if None in marks:
         cases.begin(name(partition), start)

@@ -20,6 +20,7 @@ THRESHOLDS = (0.2, 0.9)
 PROBABILITIES = st.one_of(
     st.floats(0, 1, width=32),
     st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0, 0.1]).map(lambda x: float(np.float32(x))),
+    st.integers(0, 5).map(lambda i: float(np.float32(0.3 + i * 1e-6))),  # of one bin
     st.floats(-12, 12).map(lambda x: float(np.float32(1 / (1 + np.exp(-x))))),
 )
 ANY_SCORES = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -112,10 +113,12 @@ def test_the_bounds_of_a_usual_model_are_close_together() -> None:
     truth = rng.random(50_000) < 0.01
     score = (1 / (1 + np.exp(-rng.normal(np.where(truth, 2.0, -4.0), 2.0)))).astype(np.float32)
 
-    found = of(score.tolist(), truth.astype(int).tolist()).ranking
+    known = truth.astype(np.int64)
 
-    assert found.average_precision == pytest.approx(average_precision(truth, score), abs=0.01)
-    assert found.auc == pytest.approx(auc(truth, score), abs=0.001)
+    found = of(score.tolist(), known.tolist()).ranking
+
+    assert found.average_precision == pytest.approx(average_precision(known, score), abs=0.01)
+    assert found.auc == pytest.approx(auc(known, score), abs=0.001)
     assert found.average_precision_high is not None
     assert found.average_precision_low is not None
     assert found.average_precision_high - found.average_precision_low < 0.1
