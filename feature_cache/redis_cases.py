@@ -24,46 +24,49 @@ local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local slots, done = {s = 1, a = 2, l = 3}, {joined = 0, waiting = 0, repeated = 0, expired = 0}
 local counts, untils, newest = {}, {}, tonumber(redis.call('HGET', KEYS[1], 'newest') or '-9e15')
 
-local function words(text)
-  local found = {}
-  for word in string.gmatch(text, '%S+') do found[#found + 1] = word end
-  return found
-end
-
-local function add(bucket, name, number)
-  local cells = counts[bucket]
+local function add(cells, name, number)
   cells[name] = (cells[name] or 0) + number
 end
 
+-- Patterns of fixed words cost a fifth less than a loop over them.
+local SCORE = '^%S+ %S+ %S+ %S+ (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$'
+local ALERT = '^%S+ %S+ %S+ %S+ (%S+) (%S+)$'
+local LABEL = '^%S+ %S+ %S+ %S+ (%S+) (%S+) (%S+)$'
+
 local function count(facts, times, until_ms)
   if facts[1] == '' then return end
-  local s, l, a = words(facts[1]), words(facts[3]), words(facts[2])
-  local bucket, label = s[5], l[5] or 'n'
-  local segment, value = l[6] or '-', l[7] or '-'
-  if segment == '-' then segment = s[7] end
-  if value == '-' then value = a[6] or '-' end
-  local group = s[6] .. ' ' .. segment .. ' '
-  counts[bucket] = counts[bucket] or {}
+  local bucket, version, segment, cell, tenth, score_e6, level = string.match(facts[1], SCORE)
+  local label, of_label, value = 'n', '-', '-'
+  local alerted, of_alert = '-', '-'
+  if facts[3] ~= '' then label, of_label, value = string.match(facts[3], LABEL) end
+  if facts[2] ~= '' then alerted, of_alert = string.match(facts[2], ALERT) end
+  if of_label ~= '-' then segment = of_label end
+  if value == '-' then value = of_alert end
+  local group = version .. ' ' .. segment .. ' '
+  local cells = counts[bucket]
+  if not cells then
+    cells = {}
+    counts[bucket] = cells
+    newest = math.max(newest, tonumber(bucket))
+  end
   untils[bucket] = math.max(untils[bucket] or 0, until_ms)
-  newest = math.max(newest, tonumber(bucket))
-  add(bucket, group .. 'n ' .. s[8] .. ' ' .. label, times)
-  if s[9] ~= '-' then add(bucket, group .. 's ' .. s[9] .. ' ' .. label, times * s[10]) end
-  if value ~= '-' then add(bucket, group .. 'v ' .. s[11] .. ' ' .. label, times * value) end
-  if a[5] then add(bucket, group .. 'a ' .. a[5] .. ' ' .. label, times) end
+  add(cells, group .. 'n ' .. cell .. ' ' .. label, times)
+  if tenth ~= '-' then add(cells, group .. 's ' .. tenth .. ' ' .. label, times * score_e6) end
+  if value ~= '-' then add(cells, group .. 'v ' .. level .. ' ' .. label, times * value) end
+  if alerted ~= '-' then add(cells, group .. 'a ' .. alerted .. ' ' .. label, times) end
 end
 
-local function is_newer(fact, known)
-  local new, old = words(fact), words(known)
-  for i = 1, 3 do
-    local n, o = tonumber(new[i]), tonumber(old[i])
-    if n ~= o then return n > o end
-  end
-  return false
+local function is_newer(time, partition, offset, known)
+  local t, p, o = string.match(known, '^(%S+) (%S+) (%S+) ')
+  if t ~= time then return tonumber(time) > tonumber(t) end
+  if p ~= partition then return tonumber(partition) > tonumber(p) end
+  return tonumber(offset) > tonumber(o)
 end
 
 for i = 2, #KEYS do
-  local kind, fact = string.match(ARGV[2 + 3 * marks + i], '^(%a) (.*)$')
-  local slot, expires_ms = slots[kind], tonumber(words(fact)[4])
+  local given = ARGV[2 + 3 * marks + i]
+  local kind, time, partition, offset, expires = string.match(given, '^(%a) (%S+) (%S+) (%S+) (%S+) ')
+  local slot, expires_ms = slots[kind], tonumber(expires)
   local became
   if expires_ms <= now_ms then
     became = 'expired'
@@ -74,15 +77,15 @@ for i = 2, #KEYS do
       local u, s, a, l = string.match(stored, '^(%d+)|([^|]*)|([^|]*)|([^|]*)$')
       until_ms, facts = tonumber(u), {s, a, l}
     end
-    if facts[slot] ~= '' and not is_newer(fact, facts[slot]) then
+    if facts[slot] ~= '' and not is_newer(time, partition, offset, facts[slot]) then
       became = 'repeated'
     else
       until_ms = math.max(until_ms, expires_ms)
       count(facts, -1, until_ms)
-      facts[slot] = fact
+      facts[slot] = string.sub(given, 3)
       count(facts, 1, until_ms)
       local at = string.format('%.0f', until_ms)
-      redis.call('SET', KEYS[i], at .. '|' .. table.concat(facts, '|'), 'PXAT', at)
+      redis.call('SET', KEYS[i], at .. '|' .. facts[1] .. '|' .. facts[2] .. '|' .. facts[3], 'PXAT', at)
       became = (facts[1] ~= '' and facts[3] ~= '') and 'joined' or 'waiting'
     end
   end

@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         help="so many members of each group, a process each with the admin port of the file plus 0, 1, ...; "
         "when one ends, all end with its code",
     )
+    run.add_argument(
+        "--only-truth",
+        action="store_true",
+        help="do not score, only join labels with scores: for files whose truth.beside is false",
+    )
     # What the processes are started with: which of them this is.
     run.add_argument("--member", type=int, default=None, help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
@@ -150,11 +155,12 @@ def _run(arguments: argparse.Namespace) -> int:
         for pipeline in pipelines:
             member(pipeline, arguments.processes - 1)  # what no process could do stops the start
         run = [sys.executable, "-m", "worker.cli", "run", *map(str, arguments.files)]
+        run += ["--only-truth"] if arguments.only_truth else []
         return run_processes([[*run, "--member", str(index)] for index in range(arguments.processes)])
-    return _serve(pipelines, arguments.member)
+    return _serve(pipelines, arguments.member, only_truth=arguments.only_truth)
 
 
-def _serve(pipelines: list[Pipeline], index: int | None) -> int:
+def _serve(pipelines: list[Pipeline], index: int | None, *, only_truth: bool) -> int:
     from worker.service import serve
 
     if index is not None:
@@ -163,7 +169,7 @@ def _serve(pipelines: list[Pipeline], index: int | None) -> int:
 
         pipelines = [member(pipeline, index) for pipeline in pipelines]
         leave_with_parent()
-    code = serve(pipelines)
+    code = serve(pipelines, only_truth=only_truth)
     # Supervisors may ask twice: while the interpreter ends, that must not turn a good end into a killed one.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code

@@ -42,6 +42,10 @@ def missing_rights(pipeline: Pipeline, admin: AdminClient) -> Iterator[str]:
     of_outputs = (AclOperation.WRITE, AclOperation.READ) if is_read else (AclOperation.WRITE,)
     wanted = {t: of_outputs for t in (outputs.scores, outputs.alerts, outputs.dead_letters) if t}
     wanted[pipeline.source.topic] = (AclOperation.READ,)
+    if pipeline.truth is not None:
+        joined = {t: (AclOperation.WRITE, AclOperation.READ) for t in (outputs.scores, outputs.alerts) if t}
+        wanted |= {**joined, pipeline.truth.topic: (AclOperation.WRITE, AclOperation.READ)}
+        wanted.setdefault(pipeline.truth.labels.topic, (AclOperation.READ,))
     asked = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=_ANSWER_S
     )

@@ -27,7 +27,7 @@ from worker.logs import change_log_level
 from worker.run import Worker
 from worker.session import ModelError
 from worker.truth import TruthJoin
-from worker.truth_assemble import open_truth
+from worker.truth_assemble import open_truths
 
 _LEAVE_WITHIN_S = 10.0
 _SWITCH_S = 0.0005
@@ -52,8 +52,13 @@ def exit_code(error: BaseException) -> Exit:
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.BUG)
 
 
-def serve(pipelines: Sequence[Pipeline]) -> Exit:
-    """Run pipelines until SIGTERM or SIGINT, or until one of them cannot go on; returns the exit code."""
+def serve(pipelines: Sequence[Pipeline], *, only_truth: bool = False) -> Exit:
+    """Run pipelines until SIGTERM or SIGINT, or until one of them cannot go on; returns the exit code.
+
+    Args:
+        pipelines: in one process, a thread each.
+        only_truth: score nothing, only join labels with scores.
+    """
     log = structlog.get_logger()
     stop = threading.Event()
 
@@ -63,7 +68,7 @@ def serve(pipelines: Sequence[Pipeline]) -> Exit:
 
     previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return _serve(pipelines, stop)
+        return _serve(pipelines, stop, only_truth)
     except Exception as error:
         return _explain(error)
     finally:
@@ -71,11 +76,11 @@ def serve(pipelines: Sequence[Pipeline]) -> Exit:
             signal.signal(number, handler)
 
 
-def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
+def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: bool) -> Exit:
     log = structlog.get_logger()
     open_store = store_opener()
-    workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines]
-    truths = [truth for pipeline in pipelines if (truth := open_truth(pipeline, open_store)) is not None]
+    workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines if not only_truth]
+    truths = open_truths(pipelines, open_store, only_truth=only_truth)
     codes: list[Exit] = []
     calm_the_collector()
 

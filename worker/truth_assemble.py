@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -17,6 +18,7 @@ from schemas.codec import Codec
 from schemas.schema import load_schema
 from worker.assemble import OpenStore, open_registry
 from worker.config import Pipeline
+from worker.exits import Exit, StopWorker
 from worker.facts import FactPlan
 from worker.plan import decision_policy
 from worker.source import consumer_config, partition_count
@@ -27,18 +29,27 @@ from worker.truth_topic import FIGURES, FiguresTopic
 from worker.truth_types import TruthOptions
 
 
+def open_truths(pipelines: Sequence[Pipeline], open_store: OpenStore, *, only_truth: bool) -> list[TruthJoin]:
+    """The joins that are to run in this process: those beside their loop, or, without loops, all of them.
+
+    Raises:
+        StopWorker: there is nothing to do; or see `open_truth`.
+    """
+    asked = [(pipeline, truth) for pipeline in pipelines if (truth := pipeline.truth) is not None]
+    if only_truth and not asked:
+        raise StopWorker(Exit.CONFIG, "--only-truth: found no pipeline with a truth section, expected one")
+    return [open_truth(p, truth, open_store) for p, truth in asked if truth.beside or only_truth]
+
+
 def open_truth(
-    pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegistry = REGISTRY
-) -> TruthJoin | None:
-    """The join of a pipeline; None when its file asks for none.
+    pipeline: Pipeline, truth: TruthOptions, open_store: OpenStore, registry: CollectorRegistry = REGISTRY
+) -> TruthJoin:
+    """The join of a pipeline.
 
     Raises:
         StopWorker: a topic does not exist, or Kafka cannot be reached.
         SchemaError, RegistryError: a schema is wrong, or the registry refuses.
     """
-    truth = pipeline.truth
-    if truth is None:
-        return None
     policy = decision_policy(pipeline)
     plan = FactPlan(
         truth=truth,
@@ -114,6 +125,6 @@ def _cases(store: Store, pipeline: Pipeline, plan: FactPlan) -> Cases:
         *(labels.topic, str(labels.schema_ref), labels.event_id, labels.label, labels.time),
         *(truth.value, truth.segment, truth.segments, pipeline.outputs.scores, pipeline.outputs.alerts),
     )
-    layout = hashlib.sha256(repr(making).encode()).hexdigest()[:12]
+    layout = hashlib.sha256(repr(making).encode()).hexdigest()[:8]
     keep_ms = truth.window_us // 1000 + truth.horizon_ms
     return RedisCases(store, f"{pipeline.kafka.group}:truth:{layout}", keep_ms=keep_ms)

@@ -8,7 +8,17 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from worker.feature_types import SECTION
-from worker.key_types import UNITS_US, DurationMs, DurationUs, FieldName, Text, Topic, write_duration, wrong
+from worker.key_types import (
+    UNITS_US,
+    DurationMs,
+    DurationUs,
+    FieldName,
+    Flag,
+    Text,
+    Topic,
+    write_duration,
+    wrong,
+)
 
 MOST_BUCKETS = 100
 OF_ALL, OF_OTHERS, OF_NOBODY = "all", "other", "unknown"  # segments of ours
@@ -71,6 +81,10 @@ class TruthOptions:
         default="ignore",
         description="An event without a label: `ignore` it, or count it as `negative` once `horizon` has "
         "passed, by event time.",
+    )
+    beside: Flag = Field(
+        default=True,
+        description="Join beside the scoring loop; `false`: only `penstock run FILE --only-truth` does.",
     )
     publish_interval_ms: Annotated[DurationMs, Field(ge=100)] = Field(
         default=10_000, description="Time between two looks at the figures."

@@ -24,7 +24,7 @@ from worker.assemble import store_opener
 from worker.cli import main
 from worker.config import load_pipeline
 from worker.exits import StopWorker
-from worker.truth_assemble import figures_codec, open_truth
+from worker.truth_assemble import figures_codec, open_truths
 from worker.truth_topic import read_figures
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.alone]
@@ -196,4 +196,4 @@ def test_a_label_topic_that_does_not_exist_stops_the_start_and_is_named(
     env = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_STORE": "memory://"}
 
     with pytest.raises(StopWorker, match=f"topic '{topic_prefix}nothing' does not exist"):
-        open_truth(load_pipeline(file, env), store_opener())
+        open_truths([load_pipeline(file, env)], store_opener(), only_truth=False)
