@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import redis
 
-from benchmarks.workers import create_topics, running, topics_of
+from benchmarks.workers import create_topics, running, start_worker, topics_of
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from schemas.table import to_table
@@ -186,6 +186,41 @@ def test_figures_are_exact_though_a_member_dies_and_redis_loses_everything(
     assert {json.loads(line)["segment"] for line in capsys.readouterr().out.splitlines()} == set(rows)
     assert main(["truth", str(file)]) == 0
     assert "critical" in capsys.readouterr().out
+
+
+def test_the_join_can_run_in_a_process_that_does_not_score(
+    kafka_bootstrap: str, redis_url: str, redis_prefix: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    assert redis_prefix in topic_prefix  # what is left in Redis is removed by the fixture
+    env = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_STORE": redis_url, "PENSTOCK_DEVICE": "cpu"}
+    create_topics(kafka_bootstrap, {**topics_of(topic_prefix, 2), f"{topic_prefix}fraud.truth": 1})
+    truth = {
+        "topic": f"{topic_prefix}fraud.truth",
+        "labels": label_source(f"{topic_prefix}labels"),
+        "window": "60d",
+        "publish_interval": "500ms",
+        "beside": False,
+    }
+    file = alone(tmp_path, topic_prefix, truth=truth)
+    reader = Reader(kafka_bootstrap, topic_prefix)
+    fill(kafka_bootstrap, f"{topic_prefix}transactions", *transactions(EVENTS, seed=SEED))
+    keys, values, last = labels()
+    with running([[file]], tmp_path, env) as (scoring,):
+        reader.read_all(EVENTS, TIMEOUT_S)
+        fill(kafka_bootstrap, f"{topic_prefix}labels", keys, values)
+        assert "penstock_truth_scored{" not in scoring.metrics()
+    expected = expected_figures(reader, dict.fromkeys(last, 0.0), last)
+    reader.close()
+
+    joining = start_worker([file], tmp_path / "joining.log", env, "--only-truth")
+    try:
+        rows = published(file, env, expected, datetime.fromtimestamp(0, UTC))
+        assert 'penstock_truth_labelled{pipeline="fraud",segment="all",version="2"}' in joining.metrics()
+        assert joining.stop() == 0, joining.tail()
+    finally:
+        joining.process.kill()
+
+    assert set(rows) == {"all"}
 
 
 def test_a_label_topic_that_does_not_exist_stops_the_start_and_is_named(
