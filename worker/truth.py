@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 from feature_cache.cases import Cases, Fact
 from feature_cache.store import StoreUnavailableError
 from schemas.codec import Codec
+from schemas.registry import RegistryError
 from worker.decide import DecisionPolicy
 from worker.exits import StopWorker
 from worker.facts import FactPlan, Taken, alert_facts, label_facts, score_facts
@@ -90,7 +91,9 @@ class TruthJoin:
             ends[partition] = max(message.offset() + 1, ends.get(partition, 0))
         for topic, here in by_topic.items():
             counted = partial(self._parts.meter.applied, self._parts.kinds[topic])
-            facts = self._facts(topic, here)
+            facts = _patiently(partial(self._facts, topic, here), stop, self._log)
+            if facts is None:
+                return
             give = partial(apply_facts, self._parts.cases, facts, reader.marks, ends, reader.name, counted)
             is_whole = _patiently(give, stop, self._log)
             if is_whole is None:
@@ -168,12 +171,12 @@ def _undated(rows: dict[str, Row]) -> dict[str, Row]:
 
 
 def _patiently(call: Callable[[], Result], stop: threading.Event, log: Any) -> Result | None:
-    """Call until the store answers; None: we are to stop before it does."""
+    """Call until the store, or the schema registry, answers; None: we are to stop before it does."""
     waits = False
     while True:
         try:
             return call()
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, RegistryError) as error:
             if not waits:
                 log.warning("truth waits", why=str(error))
             waits = True

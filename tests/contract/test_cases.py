@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_cache.cases import SHARDS, Applied, Cases, Fact, Mark, MemoryCases, shard_of
 from feature_cache.redis_cases import RedisCases
 from feature_cache.redis_store import RedisStore
+from feature_cache.store import StoreRefusedError
+from tests.services import Service
 from tests.truth_facts import FACTS, LATER_MS, alert, counts_of, label, score
 
 PATIENT_S = 5.0
@@ -139,6 +144,34 @@ def test_counts_are_those_of_the_newest_facts(open_cases: OpenCases, facts: list
     give(cases, facts[::-1], at_once)
 
     assert {bucket: cells for bucket, cells in cases.cells(range(4)).items() if cells} == counts_of(facts)
+
+
+@pytest.mark.redis
+def test_a_right_that_is_missing_is_refused_before_anything_is_stored(own_redis: Service) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (line,) = re.findall(r"section takes these too: `([^`]+)`", page)
+    more = line.split()
+    with redis.Redis.from_url(own_redis.address, decode_responses=True) as admin:
+        for i, missing in enumerate([None, *more]):
+            rights = ["+get", "+set", "+mget", "+eval", "+evalsha", "+ping", "+info", *more]
+            rights = [right for right in rights if right != missing]
+            admin.execute_command(
+                "ACL", "SETUSER", f"u{i}", "on", ">open", "resetkeys", "~ps:*", "-@all", *rights
+            )
+            address = own_redis.address.replace("redis://", f"redis://u{i}:open@")
+            store = RedisStore(address, timeout_s=PATIENT_S)
+            cases = RedisCases(store, f"g:{i}", keep_ms=KEEP_MS)
+            if missing is None:
+                assert cases.marks(["id:0"]) == [[None] * SHARDS]
+                cases.begin("id:0", 0)
+                assert cases.apply(shard_of(b"e"), [Mark("id:0", 0, 1)], [score("e")]) == Applied(waiting=1)
+                assert cases.apply(shard_of(b"e"), [Mark("id:0", 1, 2)], [label("e", 1)]) == Applied(joined=1)
+                assert cases.cells([7]) == counts_of([score("e"), label("e", 1)])
+            else:
+                with pytest.raises(StoreRefusedError, match="does not let us in"):
+                    cases.marks(["id:0"])
+                assert admin.keys(f"ps:{{g:{i}:*") == []
+            store.close()
 
 
 @pytest.mark.redis

@@ -106,8 +106,8 @@ def published(file: Path, env: dict[str, str], expected: dict[str, Any], since: 
     while True:
         read = read_figures(pipeline, figures_codec(pipeline, writes=False)).values()
         rows = {row["segment"]: row for row in read}
-        is_new = bool(rows) and rows["all"]["computed_at"] > since
-        if is_new and as_expected(rows["all"]) == expected:
+        made = {row["computed_at"] for row in rows.values()}  # more than one: not all of them are written yet
+        if "all" in rows and len(made) == 1 and made.pop() > since and as_expected(rows["all"]) == expected:
             return rows
         assert time.monotonic() < deadline_s, f"{rows.get('all')}\n{expected}"
         time.sleep(0.5)
@@ -179,7 +179,7 @@ def test_figures_are_exact_though_a_member_dies_and_redis_loses_everything(
     assert low <= average_precision(label, score) <= high
     assert rows["all"]["auc"] == pytest.approx(auc(label, score), abs=0.01)
     assert f'penstock_truth_scored{{pipeline="fraud",segment="all",version="2"}} {EVENTS}.0' in metrics
-    assert int(float(re.findall(r"^penstock_truth_read_again_total\S* (\S+)", metrics, re.M)[0])) >= 2
+    assert int(float(re.findall(r"^penstock_truth_read_again_total\S* (\S+)", metrics, re.M)[0])) >= 1
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert main(["truth", str(file), "--json"]) == 0
