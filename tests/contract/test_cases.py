@@ -170,7 +170,7 @@ def test_a_right_that_is_missing_is_refused_before_anything_is_stored(own_redis:
             else:
                 with pytest.raises(StoreRefusedError, match="does not let us in"):
                     cases.marks(["id:0"])
-                assert admin.keys(f"ps:{{g:{i}:*") == []
+                assert admin.keys(f"ps:{{g:{i}:*e:*") == []
             store.close()
 
 
