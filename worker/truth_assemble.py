@@ -23,6 +23,7 @@ from worker.facts import FactPlan
 from worker.plan import decision_policy
 from worker.source import consumer_config, partition_count
 from worker.truth import TruthJoin, TruthParts
+from worker.truth_checks import hides_event_ids
 from worker.truth_metrics import TruthMeter
 from worker.truth_reader import Reader
 from worker.truth_topic import FIGURES, FiguresTopic
@@ -89,14 +90,6 @@ def figures_codec(pipeline: Pipeline, *, writes: bool) -> Codec:
     # Naming the topic registers the schema; other wire formats have no registry to tell.
     topic = truth.topic if truth and writes and outputs.wire == "confluent" else None
     return Codec(FIGURES, outputs.wire, registry=registry, topic=topic)
-
-
-def hides_event_ids(pipeline: Pipeline) -> bool:
-    """Whether alerts name their events by a hash: they cannot be joined then."""
-    if pipeline.privacy is None or "alerts" not in pipeline.privacy.in_:
-        return False
-    personal = load_schema(pipeline.source.schema_ref, pipeline.base).personal_fields
-    return pipeline.source.event_id in personal
 
 
 def _kinds(pipeline: Pipeline, truth: TruthOptions) -> dict[str, str]:

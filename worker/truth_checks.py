@@ -36,6 +36,14 @@ def check_truth(pipeline: Pipeline, document: Document, names: Sequence[str]) ->
         raise document.error(path, found, expected)
 
 
+def hides_event_ids(pipeline: Pipeline) -> bool:
+    """Whether alerts name their events by a hash: they cannot be joined then."""
+    if pipeline.privacy is None or "alerts" not in pipeline.privacy.in_:
+        return False
+    personal = load_schema(pipeline.source.schema_ref, pipeline.base).personal_fields
+    return pipeline.source.event_id in personal
+
+
 def _topics(pipeline: Pipeline, truth: TruthOptions) -> Iterator[Problem]:
     outputs = pipeline.outputs
     if outputs.scores is None:
@@ -57,6 +65,8 @@ def _sources(pipeline: Pipeline, truth: TruthOptions, names: Sequence[str]) -> I
         return
     if pipeline.decision is None:
         yield ("truth", "value"), show(truth.value), "label.FIELD, as there is no decision and no alert"
+    if hides_event_ids(pipeline):
+        yield ("truth", "value"), show(truth.value), "label.FIELD, as privacy hashes the event ids of alerts"
     if name not in names:
         yield ("truth", "value"), show(truth.value), f"alert. and one of {', '.join(names)}"
 

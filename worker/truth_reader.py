@@ -54,6 +54,7 @@ class Reader:
         self._horizon_ms = horizon_ms
         self._stop = stop
         self._error: BaseException | None = None  # raised in a callback
+        self._goes_back = False  # has to, and could not yet
         self._log = structlog.get_logger(group=config["group.id"])
         self.consumer = Consumer(self._config)
         self.names: dict[str, str] = {}  # of each topic: its id, or its name where the broker knows no ids
@@ -74,6 +75,8 @@ class Reader:
             StopWorker: somebody must mend something.
             KafkaException: reading failed for good.
         """
+        if self._goes_back:
+            self._go_back()
         messages = self.consumer.consume(room, wait_s)
         error, self._error = self._error, None
         if error is not None:
@@ -102,9 +105,21 @@ class Reader:
 
     def read_again(self) -> None:
         """Go back, in every partition of ours, to what all shards have seen."""
+        self._goes_back = True
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """In the middle of a rebalance the client may refuse; the next poll tries again."""
         ours = [TopicPartition(*partition) for partition in self.marks]
-        self.consumer.incremental_unassign(ours)
-        self.consumer.incremental_assign(self._taken(ours))
+        held = {(tp.topic, tp.partition) for tp in self.consumer.assignment()}
+        try:
+            if old := [tp for tp in ours if (tp.topic, tp.partition) in held]:
+                self.consumer.incremental_unassign(old)
+            if ours:
+                self.consumer.incremental_assign(self._taken(ours))
+            self._goes_back = False
+        except KafkaException as error:
+            self._log.info("truth reads again a little later", why=error.args[0].str())
 
     def commit(self, *, is_last: bool = False) -> None:
         """Tell the group how far we are; without an answer unless it is the last time."""

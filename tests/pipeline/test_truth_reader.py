@@ -24,10 +24,12 @@ DAY_MS = 86_400_000
 
 
 @contextmanager
-def reading(kafka: str, group: str, topic: str, cases: MemoryCases) -> Iterator[Reader]:
+def reading(
+    kafka: str, group: str, topic: str, cases: MemoryCases, protocol: str = "classic"
+) -> Iterator[Reader]:
     """A reader of one topic, which remembers in its marks what it was given."""
     properties = {"bootstrap.servers": kafka, "topic.metadata.refresh.interval.ms": "500"}
-    config = consumer_config(properties, group=group, protocol="classic")
+    config = consumer_config(properties, group=group, protocol=protocol)
     reader = Reader(config, [topic], properties, cases, DAY_MS, threading.Event())
     reader.subscribe()
     yield reader
@@ -92,12 +94,13 @@ def test_offsets_that_are_removed_while_the_reader_is_at_them_are_passed_over(
         assert read(reader, cases, 2) == [b"4", b"5"]
 
 
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_what_some_shard_has_not_seen_is_read_again_and_a_shard_that_knows_nothing_begins_a_horizon_back(
-    kafka_bootstrap: str, make_topics: MakeTopics, unique_name: str
+    kafka_bootstrap: str, make_topics: MakeTopics, unique_name: str, protocol: str
 ) -> None:
     topic, cases = make_topics("labels", 1), MemoryCases()
     send(kafka_bootstrap, topic, *(b"%d" % i for i in range(6)))
-    with reading(kafka_bootstrap, unique_name, topic, cases) as reader:
+    with reading(kafka_bootstrap, unique_name, topic, cases, protocol) as reader:
         assert len(read(reader, cases, 6)) == 6
         name = reader.name((topic, 0))
         assert reader.is_whole()

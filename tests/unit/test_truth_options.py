@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from schemas.schema import BUNDLED
 from tests.unit.test_validate import FRAUD, changed
 from worker.config import ConfigError, load_pipeline
 
@@ -85,3 +87,17 @@ def test_a_pipeline_without_scores_has_no_truth_about_them(tmp_path: Path) -> No
 
     with pytest.raises(ConfigError, match="truth: found no scores to find the truth about"):
         load_pipeline(file, {})
+
+
+def test_alerts_whose_event_ids_are_hashed_are_worth_nothing(tmp_path: Path) -> None:
+    file = with_truth(tmp_path, TRUTH)
+    fields = json.loads((BUNDLED / "transaction.avsc").read_text())
+    for field in fields["fields"]:
+        field["pii"] = field["name"] in ("transaction_id", "customer_id")
+    (file.parent / "private.avsc").write_text(json.dumps(fields))
+    hides = "privacy: {hash_key: '${HASH_KEY}'}\n#"
+    text = file.read_text().replace("privacy: null", hides).replace("transaction.avsc", "private.avsc")
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"truth\.value: .* as privacy hashes the event ids of alerts"):
+        load_pipeline(file, {"HASH_KEY": "0123456789abcdef"})
