@@ -55,6 +55,7 @@ class Reader:
         self._stop = stop
         self._error: BaseException | None = None  # raised in a callback
         self._goes_back = False  # has to, and could not yet
+        self._since_ms = OFFSET_BEGINNING  # where to begin, as a time; what is older is not taken any more
         self._log = structlog.get_logger(group=config["group.id"])
         self.consumer = Consumer(self._config)
         self.names: dict[str, str] = {}  # of each topic: its id, or its name where the broker knows no ids
@@ -189,7 +190,7 @@ class Reader:
             for tp in partitions:
                 name = self.name((tp.topic, tp.partition))
                 (marks,) = self._cases.marks([name])
-                start = _start(client, tp, marks, time.time_ns() // 1_000_000 - self._horizon_ms)
+                start = _start(client, tp, marks, self._since_ms)
                 if None in marks:
                     self._cases.begin(name, start)
                 self.marks[tp.topic, tp.partition] = [start if mark is None else mark for mark in marks]
@@ -205,7 +206,8 @@ class Reader:
         admin = AdminClient({**self._any_client, "log_level": 0})
         if (admin.list_topics(timeout=_ANSWER_S).cluster_id or "").startswith(_WITHOUT_IDS):
             self.names = {topic: topic for topic in self._topics}
-            return
+            return  # nor does it look anything up by time
+        self._since_ms = max(0, time.time_ns() // 1_000_000 - self._horizon_ms)
         asked = admin.describe_topics(TopicCollection(self._topics), request_timeout=_ANSWER_S)
         for topic, answer in asked.items():
             try:
@@ -235,5 +237,5 @@ def _start(client: Any, tp: TopicPartition, marks: Sequence[int | None], since_m
     seen = [mark for mark in marks if mark is not None]
     if len(seen) == len(marks):
         return max(low, min(high, *seen))
-    (first,) = offsets_at(client, tp.topic, [tp.partition], max(since_ms, 0), _ANSWER_S)
+    (first,) = offsets_at(client, tp.topic, [tp.partition], since_ms, _ANSWER_S)
     return max(low, first) if first >= 0 else high

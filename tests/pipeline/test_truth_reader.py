@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -13,12 +14,13 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.workers import create_topics
 from feature_cache.cases import SHARDS, MemoryCases
+from feature_cache.store import StoreUnavailableError
 from tests.conftest import MakeTopics
 from tests.pipeline.streams import fill
+from tests.services.mock_cluster import MockCluster
 from worker.source import consumer_config
 from worker.truth_reader import Reader
 
-pytestmark = pytest.mark.kafka
 TIMEOUT_S = 60.0
 DAY_MS = 86_400_000
 
@@ -57,6 +59,7 @@ def send(kafka: str, topic: str, *values: bytes) -> None:
     fill(kafka, topic, [b"k"] * len(values), list(values))
 
 
+@pytest.mark.kafka
 def test_the_reader_goes_on_after_records_were_removed_and_after_the_topic_was_made_anew(
     kafka_bootstrap: str, make_topics: MakeTopics, unique_name: str
 ) -> None:
@@ -79,6 +82,7 @@ def test_the_reader_goes_on_after_records_were_removed_and_after_the_topic_was_m
         assert read(reader, cases, 12)[0] == b"new 0"
 
 
+@pytest.mark.kafka
 def test_offsets_that_are_removed_while_the_reader_is_at_them_are_passed_over(
     kafka_bootstrap: str, make_topics: MakeTopics, unique_name: str
 ) -> None:
@@ -94,6 +98,7 @@ def test_offsets_that_are_removed_while_the_reader_is_at_them_are_passed_over(
         assert read(reader, cases, 2) == [b"4", b"5"]
 
 
+@pytest.mark.kafka
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_what_some_shard_has_not_seen_is_read_again_and_a_shard_that_knows_nothing_begins_a_horizon_back(
     kafka_bootstrap: str, make_topics: MakeTopics, unique_name: str, protocol: str
@@ -112,3 +117,35 @@ def test_what_some_shard_has_not_seen_is_read_again_and_a_shard_that_knows_nothi
         reader.read_again()
         assert read(reader, cases, 6)[0] == b"0"
         assert reader.is_whole()
+
+
+class AwayAtFirst:
+    """Cases in a store that does not answer yet."""
+
+    def __init__(self) -> None:
+        self.times = 2
+        self.cases = MemoryCases()
+
+    def marks(self, names: Sequence[str]) -> list[list[int | None]]:
+        if self.times:
+            self.times -= 1
+            raise StoreUnavailableError("away")
+        return self.cases.marks(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cases, name)
+
+
+def test_on_the_embedded_bus_and_before_the_store_answers_nothing_is_passed_over(unique_name: str) -> None:
+    cluster, store = MockCluster({unique_name: 1}), AwayAtFirst()
+    cases: Any = store
+    send(cluster.bootstrap, unique_name, *(b"%d" % i for i in range(6)))
+
+    with reading(cluster.bootstrap, unique_name, unique_name, cases) as reader:
+        assert len(read(reader, cases, 6)) == 6
+        cluster.down()
+        assert reader.poll(1, 0.5) == []
+        cluster.up()
+        send(cluster.bootstrap, unique_name, b"later")
+        assert read(reader, cases, 1) == [b"later"]
+    assert store.times == 0
