@@ -27,6 +27,8 @@ from worker.model_commands import add_commands as add_model_commands
 from worker.profile_commands import EXAMPLES as PROFILE_EXAMPLES
 from worker.profile_commands import add_commands as add_profile_commands
 from worker.secret import redact
+from worker.truth_command import EXAMPLES as TRUTH_EXAMPLES
+from worker.truth_command import add_arguments as add_truth_arguments
 
 _EXAMPLES = """examples:
   penstock demo --seconds 20                          both pipelines, simulated, no services needed
@@ -38,6 +40,7 @@ _EXAMPLES = """examples:
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
   penstock backtest pipelines/fraud.yaml --model fraud/1 --from 7d
   penstock explain pipelines/fraud.yaml 2 4711        why the event at this partition and offset got its score
+  penstock truth pipelines/fraud.yaml                 how good the scores were, as labels tell
 
 exit codes:
 """ + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)
@@ -93,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         help="so many members of each group, a process each with the admin port of the file plus 0, 1, ...; "
         "when one ends, all end with its code",
     )
+    run.add_argument(
+        "--only-truth",
+        action="store_true",
+        help="do not score, only join labels with scores: for files whose truth.beside is false",
+    )
     # What the processes are started with: which of them this is.
     run.add_argument("--member", type=int, default=None, help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
@@ -117,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "models", "Say which version of a model serves, compare versions, make lighter ones.", MODEL_EXAMPLES
     )
     add_model_commands(models)
+
+    add_truth_arguments(command("truth", "How good the scores were, as labels tell.", TRUTH_EXAMPLES))
 
     backtest = command("backtest", "Score stored events again, and compare.", BACKTEST_EXAMPLES)
     add_backtest_arguments(backtest)
@@ -164,11 +174,12 @@ def _run(arguments: argparse.Namespace) -> int:
         for pipeline in pipelines:
             member(pipeline, arguments.processes - 1)  # what no process could do stops the start
         run = [sys.executable, "-m", "worker.cli", "run", *map(str, arguments.files)]
+        run += ["--only-truth"] if arguments.only_truth else []
         return run_processes([[*run, "--member", str(index)] for index in range(arguments.processes)])
-    return _serve(pipelines, arguments.member)
+    return _serve(pipelines, arguments.member, only_truth=arguments.only_truth)
 
 
-def _serve(pipelines: list[Pipeline], index: int | None) -> int:
+def _serve(pipelines: list[Pipeline], index: int | None, *, only_truth: bool) -> int:
     from worker.service import serve
 
     if index is not None:
@@ -177,7 +188,7 @@ def _serve(pipelines: list[Pipeline], index: int | None) -> int:
 
         pipelines = [member(pipeline, index) for pipeline in pipelines]
         leave_with_parent()
-    code = serve(pipelines)
+    code = serve(pipelines, only_truth=only_truth)
     # Supervisors may ask twice: while the interpreter ends, that must not turn a good end into a killed one.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code

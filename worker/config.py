@@ -34,6 +34,7 @@ from worker.pipeline_types import (
     Wire,
 )
 from worker.secret import redact
+from worker.truth_checks import check_truth
 from worker.typed_yaml import parse
 from worker.yaml_lines import ConfigError, Document, KeyPath, read_yaml, show
 
@@ -107,6 +108,8 @@ def _checked(path: Path, document: Document, env: Mapping[str, str], readers: tu
         check_rules(str(pipeline.model.rules), document, feature_names(pipeline, env))
     if pipeline.decision is not None and pipeline.decision.rules:
         check_decision_rules(pipeline.decision.rules, document, feature_names(pipeline, env))
+    if pipeline.truth is not None:
+        check_truth(pipeline, document, feature_names(pipeline, env))
     return pipeline
 
 

@@ -21,7 +21,7 @@ STAGES = ("poll", "decode", "features", "infer", "decide", "watch", "encode", "s
 class Families:
     """The metric families; one set a registry, shared by the pipelines of a process."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915 a line a metric
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"penstock_{name}", text, ("pipeline", *labels), registry=registry)
 
@@ -92,6 +92,29 @@ class Families:
             "drift_alarm", "1 while an alert of the drift watch stands.", "feature", "version", "kind"
         )
         self.quality = counter("quality", "Readings that their sensor cannot mean.", "field", "kind")
+        self.truth_records = counter(
+            "truth_records", "Scores, alerts and labels by what became of them.", "kind", "result"
+        )
+        self.truth_read_again = counter("truth_read_again", "Times that the store had lost some of them.")
+        of_all, of_threshold = ("version", "segment"), ("version", "segment", "severity")
+        self.truth_scored = gauge("truth_scored", "Events of the window with a score.", *of_all)
+        self.truth_labelled = gauge("truth_labelled", "Events with a score and a label.", *of_all)
+        self.truth_average_precision = gauge("truth_average_precision", "Average precision.", *of_all)
+        self.truth_auc = gauge("truth_auc", "Area under the ROC curve.", *of_all)
+        self.truth_alert_yield = gauge("truth_alert_yield", "Share of alerts that were right.", *of_all)
+        self.truth_calibration_error = gauge(
+            "truth_calibration_error", "Mean distance of a score and the share of positives.", *of_all
+        )
+        self.truth_precision = gauge(
+            "truth_precision", "Share of positives among events that reached a threshold.", *of_threshold
+        )
+        self.truth_recall = gauge(
+            "truth_recall", "Share of positives that reached a threshold.", *of_threshold
+        )
+        self.truth_value_saved = gauge(
+            "truth_value_saved", "Value of the positives that reached a threshold.", *of_threshold
+        )
+        self.truth_value_missed = gauge("truth_value_missed", "Value of the other positives.", *of_threshold)
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
         self.model_serving = gauge(
             "model_serving", "1 for the versions that score at present.", "version", "role"

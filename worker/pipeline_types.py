@@ -37,6 +37,7 @@ from worker.key_types import (
 )
 from worker.model_types import Decision, ModelRef
 from worker.rollout_types import Rollout
+from worker.truth_types import TruthOptions
 from worker.watch_types import WatchOptions
 
 RESERVED_PROPERTIES: Mapping[str, str] = {
@@ -317,6 +318,9 @@ class Pipeline:
     )
     privacy: PrivacyOptions | None = Field(
         default=None, description="Personal fields as keyed hashes; without it they stay as they are."
+    )
+    truth: TruthOptions | None = Field(
+        default=None, description="How good the scores were, as labels come in; without it nobody asks."
     )
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)

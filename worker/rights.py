@@ -46,6 +46,10 @@ def missing_rights(pipeline: Pipeline, admin: AdminClient) -> Iterator[str]:
     wanted[pipeline.source.topic] = (AclOperation.READ,)
     if pipeline.rollout is not None:
         wanted[pipeline.rollout.control] = (AclOperation.READ, AclOperation.WRITE)
+    if pipeline.truth is not None:
+        joined = {t: (AclOperation.WRITE, AclOperation.READ) for t in (outputs.scores, outputs.alerts) if t}
+        wanted |= {**joined, pipeline.truth.topic: (AclOperation.WRITE, AclOperation.READ)}
+        wanted.setdefault(pipeline.truth.labels.topic, (AclOperation.READ,))
     asked = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=_ANSWER_S
     )

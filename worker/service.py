@@ -26,6 +26,8 @@ from worker.exits import Exit, StopWorker
 from worker.logs import change_log_level
 from worker.run import Worker
 from worker.session import ModelError
+from worker.truth import TruthJoin
+from worker.truth_assemble import open_truths
 
 _LEAVE_WITHIN_S = 10.0
 _SWITCH_S = 0.0005
@@ -50,8 +52,13 @@ def exit_code(error: BaseException) -> Exit:
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.BUG)
 
 
-def serve(pipelines: Sequence[Pipeline]) -> Exit:
-    """Run pipelines until SIGTERM or SIGINT, or until one of them cannot go on; returns the exit code."""
+def serve(pipelines: Sequence[Pipeline], *, only_truth: bool = False) -> Exit:
+    """Run pipelines until SIGTERM or SIGINT, or until one of them cannot go on; returns the exit code.
+
+    Args:
+        pipelines: in one process, a thread each.
+        only_truth: score nothing, only join labels with scores.
+    """
     log = structlog.get_logger()
     stop = threading.Event()
 
@@ -61,7 +68,7 @@ def serve(pipelines: Sequence[Pipeline]) -> Exit:
 
     previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return _serve(pipelines, stop)
+        return _serve(pipelines, stop, only_truth)
     except Exception as error:
         return _explain(error)
     finally:
@@ -69,16 +76,17 @@ def serve(pipelines: Sequence[Pipeline]) -> Exit:
             signal.signal(number, handler)
 
 
-def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
+def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: bool) -> Exit:
     log = structlog.get_logger()
     open_store = store_opener()
-    workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines]
+    workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines if not only_truth]
+    truths = open_truths(pipelines, open_store, only_truth=only_truth)
     codes: list[Exit] = []
     calm_the_collector()
 
-    def run(worker: Worker) -> None:
+    def run(part: Worker | TruthJoin) -> None:
         try:
-            worker.run(stop)
+            part.run(stop)
             codes.append(Exit.OK)
         except BaseException as error:
             codes.append(_explain(error))
@@ -122,7 +130,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
             ) from error
     if server is not None:
         log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
-    if len(workers) > 1:
+    if len(workers) + len(truths) > 1:
         # A pipeline that comes back from Kafka or the model waits this long for another to let it run.
         sys.setswitchinterval(_SWITCH_S)
     threads = [threading.Thread(target=run, args=(w,), name=w.line.name) for w in workers]
@@ -134,14 +142,17 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event) -> Exit:
             device=worker.line.router.device if worker.line.router else None,
         )
         thread.start()
+    beside = [threading.Thread(target=run, args=(truth,), name=truth.name) for truth in truths]
+    for thread in beside:
+        thread.start()
     while not stop.is_set():
         stop.wait(0.5)
     deadline_s = time.monotonic() + _LEAVE_WITHIN_S
-    for thread in threads:
+    for thread in (*threads, *beside):
         thread.join(max(0.0, deadline_s - time.monotonic()))
     if server is not None:
         server.shutdown()
-    if any(thread.is_alive() for thread in threads):
+    if any(thread.is_alive() for thread in (*threads, *beside)):
         log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
         os._exit(Exit.BUG)
     return max(codes, default=Exit.OK)

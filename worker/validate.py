@@ -160,6 +160,9 @@ def _topics(pipeline: Pipeline) -> Iterator[Topic]:
     yield Topic(
         name=outputs.dead_letters, use="dead_letters", holds="records that could not be used, as they came"
     )
+    if pipeline.truth is not None:
+        yield Topic(name=pipeline.truth.labels.topic, use="labels", holds="the truth about events")
+        yield Topic(name=pipeline.truth.topic, use="truth", holds="how good the scores were")
 
 
 def _bad_records(pipeline: Pipeline) -> Iterator[str]:

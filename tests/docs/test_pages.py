@@ -142,6 +142,13 @@ def test_every_field_of_an_output_is_listed_in_its_order(record: str, schema: st
     assert listed == names
 
 
+def test_every_field_of_the_figures_is_listed_in_its_order() -> None:
+    document = json.loads((ROOT / "schemas" / "truth.avsc").read_text())
+    listed = [row[0].strip("`") for row in rows(marked(DOCS / "truth.md", "fields: TruthFigures"))]
+
+    assert listed == [field["name"] for field in document["fields"]]
+
+
 def test_every_variable_of_the_shipped_files_is_listed_with_its_default() -> None:
     taken = {
         name: default
