@@ -41,6 +41,7 @@ from worker.plan import FeaturePlan, batch_policy, decision_policy, feature_plan
 from worker.privacy import Privacy, privacy_of
 from worker.producer_settings import producer_config
 from worker.profiles import Profile
+from worker.reasons import ReasonPlan, reason_plan
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.records import records_of
@@ -174,6 +175,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         batcher=_batcher(pipeline, meter),
         scorer=scorer,
         decision=decision,
+        reasons=_reasons(pipeline, plan, schema, scorer),
         stamp=_stamp(pipeline, plan, scorer, decision, privacy),
         score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
@@ -262,8 +264,22 @@ def _stamp(
         severities=decision.severities if decision else (),
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,
-        reference=dict(scorer.card.reference) if scorer else {},
         privacy=privacy,
+    )
+
+
+def _reasons(
+    pipeline: Pipeline, plan: FeaturePlan, schema: Schema, scorer: Scorer | None
+) -> ReasonPlan | None:
+    decision = pipeline.decision
+    if decision is None or scorer is None:
+        return None
+    return reason_plan(
+        plan,
+        schema,
+        scorer.card,
+        alert_below=decision.alert_when == "below",
+        asks_model=decision.reasons == "model",
     )
 
 

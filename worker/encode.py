@@ -18,7 +18,7 @@ from worker.columns import texts
 from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.degradation import STEPS, WHOLE
 from worker.privacy import Privacy, hide
-from worker.reasons import reasons
+from worker.reasons import Reasons
 
 SCORE = load_schema("score")
 
@@ -36,7 +36,6 @@ class Stamp:
     severities: tuple[str, ...]
     feature_names: tuple[str, ...]
     thresholds: tuple[float, ...]
-    reference: dict[str, Any]  # per feature: what the training rows looked like
     privacy: Privacy | None = None  # what of an alert is hashed; None: nothing
 
 
@@ -88,6 +87,7 @@ def alert_rows(
     batch: Batch,
     scores: NDArray[np.float32],
     decisions: Decisions,
+    reasons: Reasons,
     rows: NDArray[np.int64],
     stamp: Stamp,
     now_us: int,
@@ -114,7 +114,7 @@ def alert_rows(
                 "lifecycle": lifecycle,
                 "reason": f"score {fields['score']:.4g} against {severity} threshold "
                 f"{stamp.thresholds[level - 1]:.4g}",
-                "reasons": reasons(names, values, stamp.reference),
+                "reasons": reasons.get(row, []),
                 "features": dict(zip(names, values.tolist(), strict=True)),
             }
         )

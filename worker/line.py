@@ -16,6 +16,7 @@ from worker.metrics import Meter
 from worker.ownership import Ownership
 from worker.plan import FeaturePlan
 from worker.profiles import Profile
+from worker.reasons import ReasonPlan
 from worker.scoring import Scorer
 from worker.sink import Sink
 from worker.source import Source
@@ -37,6 +38,7 @@ class Line:
     batcher: Batcher
     scorer: Scorer | None  # None: the pipeline only keeps features
     decision: DecisionPolicy | None
+    reasons: ReasonPlan | None  # None: nothing is scored, or scores raise no alerts
     stamp: Stamp
     score_codec: Codec | None
     alert_codec: Codec | None

@@ -120,11 +120,15 @@ def load_model_card(folder: Path) -> ModelCard:
     document = read_card(folder)
     card = parse(document, CARD, folder=folder)
     named = {name for model_input in card.inputs for name in model_input.features}
+    named |= {f"{each.sequence}.{field}" for each in card.inputs for field in each.fields}
     checks: tuple[tuple[bool, KeyPath, str, str], ...] = (
         (folder.resolve().name == card.version, ("version",), show(card.version), "the name of its folder"),
         (folder.resolve().parent.name == card.name, ("name",), show(card.name), "the name of its folder"),
         (card.onnx_file.is_file(), ("file",), show(card.file), "a file beside model.yaml"),
-        *((name in named, ("reference", name), show(name), "one of the features") for name in card.reference),
+        *(
+            (name in named, ("reference", name), show(name), "a feature of an input, or SEQUENCE.FIELD")
+            for name in card.reference
+        ),
     )
     for holds, path, found, expected in checks:
         if not holds:

@@ -12,6 +12,7 @@ from worker.batch import Batch, Rejected
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.line import Line
+from worker.reasons import Reasons, reasons
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -22,6 +23,22 @@ class Ready:
     scores: NDArray[np.float32] | None  # None: the pipeline has no model, or the batch no event
     decisions: Decisions | None
     rejected: list[Rejected]  # events without a score
+    reasons: Reasons  # of those of its rows that are alerts
+
+
+def prepare(
+    line: Line,
+    batch: Batch,
+    scores: NDArray[np.float32] | None,
+    decisions: Decisions | None,
+    rejected: list[Rejected],
+) -> Ready:
+    """The batch with the reasons of its alerts; made while what scored it is at hand."""
+    told: Reasons = {}
+    if line.reasons is not None and line.scorer is not None and scores is not None and decisions is not None:
+        with line.meter.timed("reasons"):
+            told = reasons(line.reasons, batch, scores, decisions, line.scorer.model)
+    return Ready(batch=batch, scores=scores, decisions=decisions, rejected=rejected, reasons=told)
 
 
 def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) -> None:
@@ -46,7 +63,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
     with line.meter.timed("send"):
         line.sink.send(line.scores_topic, encoded, records.keys)
         if made.decisions is not None:
-            _publish_alerts(line, batch, scores, made.decisions, rows, wall_us)
+            _publish_alerts(line, batch, scores, made.decisions, made.reasons, rows, wall_us)
     produced_ms = records.produced_ms
     line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
 
@@ -56,10 +73,11 @@ def _publish_alerts(
     batch: Batch,
     scores: NDArray[np.float32],
     decisions: Decisions,
+    reasons: Reasons,
     rows: NDArray[np.int64],
     wall_us: int,
 ) -> None:
-    alerts = alert_rows(batch, scores, decisions, rows, line.stamp, wall_us)
+    alerts = alert_rows(batch, scores, decisions, reasons, rows, line.stamp, wall_us)
     if not alerts:
         return
     assert line.alert_codec is not None

@@ -27,7 +27,7 @@ from worker.decode import decode
 from worker.features import enrich
 from worker.lag import Lag
 from worker.line import Line
-from worker.publish import Ready, publish
+from worker.publish import Ready, prepare, publish
 from worker.refuse import set_refused_apart
 from worker.scoring import unscored
 from worker.scout import commit_offsets
@@ -227,7 +227,7 @@ class Worker:
             decisions = self._decide(batch, scores)
             rejected = unscored(batch.events, scored)
             line.meter.scored(reason, len(batch), batch.features.incomplete, batch.features.degradation)
-        self._held.append(Ready(batch=batch, scores=scores, decisions=decisions, rejected=rejected))
+        self._held.append(prepare(line, batch, scores, decisions, rejected))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
         if not (may_wait and line.sink.holds_back()):

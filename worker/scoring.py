@@ -91,6 +91,11 @@ class Scorer:
         """What gives the scores at present: cpu, cuda:N, tensorrt:N or rules."""
         return "rules" if self._step == RULES else self._models[self._step].device
 
+    @property
+    def model(self) -> Model | None:
+        """What gives the scores at present; None: the rules do."""
+        return None if self._step == RULES else self._models[self._step]
+
     def settle(self) -> None:
         """Prepare what belongs to the thread that scores; call it there, before the first batch.
 

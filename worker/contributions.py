@@ -1,0 +1,126 @@
+"""What each feature of an alert moved the score by: asked of the model, or read from its trees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.batch import Features
+from worker.infer import Model
+from worker.scoring import score_rows
+from worker.trees import tree_contributions
+
+_AT_ONCE = 4096  # made-up rows in memory
+_PART = 3  # of a sequence: its first and its last third are what it began with and what it is now
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Usual:
+    """What is compared with what. Columns are the scalar features, then each channel of each sequence."""
+
+    p50: NDArray[np.float64]  # (f + c,) medians of the training rows; NaN: not known
+    is_read: NDArray[np.bool_]  # (f + c,) the model reads it
+    channels: tuple[tuple[str, int], ...]  # (c,) sequence and place in it
+
+    @property
+    def scalars(self) -> int:
+        """How many columns are scalar features."""
+        return len(self.p50) - len(self.channels)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Compared:
+    """(k, f + c) each: what k alerts have, what is usual, and what the difference moved the score by."""
+
+    values: NDArray[np.float64]
+    usual: NDArray[np.float64]  # NaN: not known
+    contributions: NDArray[np.float64]  # in the score's unit; NaN: not known
+
+
+def compared(features: Features, rows: NDArray[np.int64], usual: Usual) -> Compared:
+    """The values of these rows and what is usual, contributions not known yet.
+
+    A channel's value is the mean of the newest third of its readings. Where the card has no median for it,
+    usual is the mean of the oldest third of the same sequence.
+    """
+    shape = len(rows), len(usual.p50)
+    values, of_each = np.empty(shape), np.broadcast_to(usual.p50, shape)
+    values[:, : usual.scalars] = features.scalars[rows]
+    if usual.channels:
+        of_each = of_each.copy()
+    for column, (name, channel) in enumerate(usual.channels, start=usual.scalars):
+        readings = features.sequences[name][rows, :, channel].astype(np.float64)
+        part = max(1, readings.shape[1] // _PART)
+        values[:, column] = readings[:, -part:].mean(axis=1)
+        if np.isnan(usual.p50[column]):
+            of_each[:, column] = readings[:, :part].mean(axis=1)
+    return Compared(values=values, usual=of_each, contributions=np.full(shape, np.nan))
+
+
+def contributions(
+    model: Model, features: Features, rows: NDArray[np.int64], scores: NDArray[np.float32], usual: Usual
+) -> Compared:
+    """What each feature moved the score of these rows by.
+
+    Trees whose features all have a median are computed exactly: Shapley values against the row of medians.
+    Any other model is asked: it scores each row again with one feature, or all readings of one channel, set
+    to what is usual, and the contribution is by how much the score falls.
+
+    Args:
+        model: what gave the scores; called from the thread that it belongs to.
+        rows: (k,) of the batch.
+        scores: (n,) of the batch.
+
+    Raises:
+        DeviceFailedError, ModelError: see score_rows.
+    """
+    found = compared(features, rows, usual)
+    columns = model.feeds[0].columns
+    if model.trees is not None and columns is not None and not np.isnan(usual.p50[columns]).any():
+        dtype = model.feeds[0].dtype
+        x = found.values[:, columns].astype(dtype).astype(np.float64)
+        medians = usual.p50[columns].astype(dtype).astype(np.float64)
+        found.contributions[:, columns] = tree_contributions(model.trees, x, medians)
+        return found
+    is_known = usual.is_read & ~np.isnan(found.usual)
+    found.contributions[is_known] = 0.0
+    alert, column = np.nonzero(is_known & _differs(found, usual))
+    for at in range(0, len(alert), _AT_ONCE):
+        part = slice(at, at + _AT_ONCE)
+        source = rows[alert[part]]
+        made = _made_up(model, features, source, column[part], found.usual[alert[part], column[part]], usual)
+        new, _ = score_rows(model, made)
+        found.contributions[alert[part], column[part]] = scores[source].astype(np.float64) - new
+    return found
+
+
+def _differs(found: Compared, usual: Usual) -> NDArray[np.bool_]:
+    """Where the model has to be asked: what is as usual anyway moves nothing. Of a sequence, always."""
+    differs: NDArray[np.bool_] = np.not_equal(found.values, found.usual)
+    differs[:, usual.scalars :] = True
+    return differs
+
+
+def _made_up(
+    model: Model,
+    features: Features,
+    source: NDArray[np.int64],
+    column: NDArray[np.int64],
+    to: NDArray[np.float64],
+    usual: Usual,
+) -> Features:
+    """These rows, one after another, each with one column set."""
+    scalars, is_scalar = features.scalars[source], column < usual.scalars
+    scalars[np.flatnonzero(is_scalar), column[is_scalar]] = to[is_scalar]
+    sequences = {}
+    for name in {feed.sequence for feed in model.feeds if feed.sequence is not None}:
+        readings = features.sequences[name][source]
+        mine = np.array([sequence == name for sequence, _ in usual.channels])
+        channel = np.array([each for _, each in usual.channels])
+        here = np.flatnonzero(~is_scalar)
+        here = here[mine[column[here] - usual.scalars]]
+        readings[here, :, channel[column[here] - usual.scalars]] = to[here, None]
+        sequences[name] = readings
+    return replace(features, scalars=scalars, sequences=sequences)
