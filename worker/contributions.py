@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from worker.batch import Features
 from worker.infer import Model
+from worker.reason_kernels import questions
 from worker.scoring import score_rows
 from worker.trees import tree_contributions
 
+ASKED = 6  # values of an alert that the model is asked about: the more, the more often it runs
 _AT_ONCE = 4096  # made-up rows in memory
 _PART = 3  # of a sequence: its first and its last third are what it began with and what it is now
 
@@ -21,6 +23,7 @@ class Usual:
     """What is compared with what. Columns are the scalar features, then each channel of each sequence."""
 
     p50: NDArray[np.float64]  # (f + c,) medians of the training rows; NaN: not known
+    std: NDArray[np.float64]  # (f + c,) how far they are apart; NaN: not known
     is_read: NDArray[np.bool_]  # (f + c,) the model reads it
     channels: tuple[tuple[str, int], ...]  # (c,) sequence and place in it
 
@@ -36,6 +39,7 @@ class Compared:
 
     values: NDArray[np.float64]
     usual: NDArray[np.float64]  # NaN: not known
+    scale: NDArray[np.float64]  # what is far from it; NaN: not known
     contributions: NDArray[np.float64]  # in the score's unit; NaN: not known
 
 
@@ -46,17 +50,16 @@ def compared(features: Features, rows: NDArray[np.int64], usual: Usual) -> Compa
     usual is the mean of the oldest third of the same sequence.
     """
     shape = len(rows), len(usual.p50)
-    values, of_each = np.empty(shape), np.broadcast_to(usual.p50, shape)
+    values, of_each, scale, none = np.empty((4, *shape))
     values[:, : usual.scalars] = features.scalars[rows]
-    if usual.channels:
-        of_each = of_each.copy()
+    of_each[:], scale[:], none[:] = usual.p50, usual.std, np.nan
     for column, (name, channel) in enumerate(usual.channels, start=usual.scalars):
         readings = features.sequences[name][rows, :, channel].astype(np.float64)
         part = max(1, readings.shape[1] // _PART)
         values[:, column] = readings[:, -part:].mean(axis=1)
         if np.isnan(usual.p50[column]):
-            of_each[:, column] = readings[:, :part].mean(axis=1)
-    return Compared(values=values, usual=of_each, contributions=np.full(shape, np.nan))
+            of_each[:, column], scale[:, column] = readings[:, :part].mean(axis=1), readings.std(axis=1)
+    return Compared(values=values, usual=of_each, scale=scale, contributions=none)
 
 
 def contributions(
@@ -66,7 +69,8 @@ def contributions(
 
     Trees whose features all have a median are computed exactly: Shapley values against the row of medians.
     Any other model is asked: it scores each row again with one feature, or all readings of one channel, set
-    to what is usual, and the contribution is by how much the score falls.
+    to what is usual, and the contribution is by how much the score falls. It is asked about no more than
+    the ASKED values that are furthest from what is usual, so that a wide model costs no more.
 
     Args:
         model: what gave the scores; called from the thread that it belongs to.
@@ -84,23 +88,15 @@ def contributions(
         medians = usual.p50[columns].astype(dtype).astype(np.float64)
         found.contributions[:, columns] = tree_contributions(model.trees, x, medians)
         return found
-    is_known = usual.is_read & ~np.isnan(found.usual)
-    found.contributions[is_known] = 0.0
-    alert, column = np.nonzero(is_known & _differs(found, usual))
+    alert, column, to = questions(
+        found.values, found.usual, found.scale, usual.is_read, usual.scalars, ASKED, found.contributions
+    )
     for at in range(0, len(alert), _AT_ONCE):
         part = slice(at, at + _AT_ONCE)
         source = rows[alert[part]]
-        made = _made_up(model, features, source, column[part], found.usual[alert[part], column[part]], usual)
-        new, _ = score_rows(model, made)
+        new, _ = score_rows(model, _made_up(model, features, source, column[part], to[part], usual))
         found.contributions[alert[part], column[part]] = scores[source].astype(np.float64) - new
     return found
-
-
-def _differs(found: Compared, usual: Usual) -> NDArray[np.bool_]:
-    """Where the model has to be asked: what is as usual anyway moves nothing. Of a sequence, always."""
-    differs: NDArray[np.bool_] = np.not_equal(found.values, found.usual)
-    differs[:, usual.scalars :] = True
-    return differs
 
 
 def _made_up(
@@ -112,15 +108,20 @@ def _made_up(
     usual: Usual,
 ) -> Features:
     """These rows, one after another, each with one column set."""
-    scalars, is_scalar = features.scalars[source], column < usual.scalars
+    scalars = features.scalars[source]
+    asked = {feed.sequence for feed in model.feeds if feed.sequence is not None}
+    if not asked:
+        scalars[np.arange(len(column)), column] = to
+        return replace(features, scalars=scalars, sequences={})
+    is_scalar = column < usual.scalars
     scalars[np.flatnonzero(is_scalar), column[is_scalar]] = to[is_scalar]
+    names = [name for name, _ in usual.channels]
+    channel = np.array([each for _, each in usual.channels])
     sequences = {}
-    for name in {feed.sequence for feed in model.feeds if feed.sequence is not None}:
+    for name in asked:
         readings = features.sequences[name][source]
-        mine = np.array([sequence == name for sequence, _ in usual.channels])
-        channel = np.array([each for _, each in usual.channels])
-        here = np.flatnonzero(~is_scalar)
-        here = here[mine[column[here] - usual.scalars]]
+        mine = np.array([False] * usual.scalars + [each == name for each in names])[column]
+        here = np.flatnonzero(mine)
         readings[here, :, channel[column[here] - usual.scalars]] = to[here, None]
         sequences[name] = readings
     return replace(features, scalars=scalars, sequences=sequences)

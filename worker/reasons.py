@@ -18,6 +18,7 @@ from worker.decide import CLEARED, NONE, Decisions
 from worker.infer import Model
 from worker.model_file import ModelCard
 from worker.plan import FeaturePlan
+from worker.reason_kernels import leading, questions
 from worker.scoring import DeviceFailedError
 from worker.sentences import Sentence, in_sequence, sentences
 from worker.session import ModelError, first_line
@@ -25,7 +26,6 @@ from worker.session import ModelError, first_line
 Reasons = Mapping[int, list[dict[str, Any]]]  # row of the batch to records for alert.avsc
 
 _TOP = 3
-_FAR = 1.0  # standard deviations; nearer to the mean nothing stands out
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -36,7 +36,6 @@ class ReasonPlan:
     sentences: tuple[Sentence, ...]  # (f + c,)
     usual: Usual
     mean: NDArray[np.float64]  # (f + c,) of the training rows; NaN: not known
-    std: NDArray[np.float64]  # (f + c,)
     alert_below: bool
     asks_model: bool  # False: only what is unusual is told, and the model never runs again for an alert
 
@@ -49,7 +48,7 @@ def reason_plan(
     Args:
         schema: of the pipeline's events.
     """
-    said = sentences(plan, schema)
+    said = sentences(plan, schema, {name: entry.p50 for name, entry in card.reference.items()})
     read = {name for entry in card.inputs for name in entry.features}
     eaten = {entry.sequence for entry in card.inputs}
     names, channels = list(plan.names), []
@@ -66,19 +65,27 @@ def reason_plan(
     def known(key: str) -> NDArray[np.float64]:
         return np.array([getattr(card.reference.get(name), key, np.nan) for name in names], np.float64)
 
+    _warm()
     return ReasonPlan(
         names=tuple(names),
         sentences=tuple(said[name] for name in names),
         usual=Usual(
             p50=known("p50"),
+            std=known("std"),
             is_read=np.array([name in read for name in names], np.bool_),
             channels=tuple(channels),
         ),
         mean=known("mean"),
-        std=known("std"),
         alert_below=alert_below,
         asks_model=asks_model,
     )
+
+
+def _warm() -> None:
+    """Compile what would otherwise be compiled at the first alert."""
+    none, row = np.zeros((0, 1)), np.zeros(1)
+    questions(none, none, none, np.zeros(1, np.bool_), 1, 1, none)
+    leading(none, row[:0], none, row, row, np.zeros((0, _TOP), np.int64), np.zeros(0, np.bool_))
 
 
 def reasons(
@@ -100,30 +107,25 @@ def reasons(
         return {}
     rows = np.flatnonzero(wanted)
     found = _found(plan, batch, rows, scores, model)
-    moved = found.contributions * (-1.0 if plan.alert_below else 1.0)
-    moved[decisions.lifecycle[rows] == CLEARED] *= -1.0
-    moved = np.where(moved > 0, moved, 0.0)  # NaN too
-    weight = moved
-    is_told: NDArray[np.bool_] = np.any(moved, axis=1)
-    if not is_told.all():
-        weight = np.where(is_told[:, None], moved, _unusual(plan, found))
-    first = np.argsort(-weight, axis=1, kind="stable")[:, :_TOP].tolist()
+    direction = np.where(decisions.lifecycle[rows] == CLEARED, -1.0, 1.0) * (-1 if plan.alert_below else 1)
+    first, is_told = np.empty((len(rows), _TOP), np.int64), np.empty(len(rows), np.bool_)
+    leading(found.contributions, direction, found.values, plan.mean, plan.usual.std, first, is_told)
     told: dict[int, list[dict[str, Any]]] = {}
-    for at, (row, columns) in enumerate(zip(rows.tolist(), first, strict=True)):
-        records = told[row] = []
-        for column in columns:
-            if not weight[at, column]:
-                break
-            value, usual = float(found.values[at, column]), float(found.usual[at, column])
-            records.append(
-                {
-                    "feature": plan.names[column],
-                    "value": value,
-                    "usual": None if math.isnan(usual) else usual,
-                    "contribution": float(found.contributions[at, column]) if is_told[at] else None,
-                    "text": plan.sentences[column](value, usual),
-                }
-            )
+    columns = first.tolist()
+    values, usual = found.values.tolist(), found.usual.tolist()
+    contributed = found.contributions.tolist()
+    for at, row in enumerate(rows.tolist()):
+        told[row] = [
+            {
+                "feature": plan.names[column],
+                "value": values[at][column],
+                "usual": None if math.isnan(usual[at][column]) else usual[at][column],
+                "contribution": contributed[at][column] if is_told[at] else None,
+                "text": plan.sentences[column](values[at][column], usual[at][column]),
+            }
+            for column in columns[at]
+            if column >= 0
+        ]
     return told
 
 
@@ -141,10 +143,3 @@ def _found(
             # The alerts are decided and go out; what becomes of the model is for the next batch to find out.
             structlog.get_logger().warning("alerts go without contributions", why=first_line(error))
     return compared(batch.features, rows, plan.usual)
-
-
-def _unusual(plan: ReasonPlan, found: Compared) -> NDArray[np.float64]:
-    """(k, f + c) how far each value is from the mean, in standard deviations; 0: not far, or not known."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        far = np.abs(found.values - plan.mean) / plan.std
-    return np.where((plan.std > 0) & (far > _FAR), far, 0.0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
@@ -14,19 +13,34 @@ from worker.config import CalendarFeature
 from worker.key_types import UNITS_US
 from worker.plan import FeaturePlan
 
-Sentence = Callable[[float, float], str]  # of a value and the usual one, NaN where that is not known
+Sentence = Callable[[float, float], str]  # of a value, and of what it is compared with where that varies
+Said = Callable[[float], str]
+Phrases = tuple[Said, Said]  # of the event's value, and of the usual one
 
 _UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def sentences(plan: FeaturePlan, schema: Schema) -> dict[str, Sentence]:
+def sentences(plan: FeaturePlan, schema: Schema, usual: Mapping[str, float]) -> dict[str, Sentence]:
     """One for every scalar column by name, and for every channel of a sequence as `SEQUENCE.FIELD`.
 
     Args:
         schema: of the pipeline's events.
+        usual: what is usual, by the same names; without it a sentence says the value alone.
     """
-    found: dict[str, Sentence] = {}
+    return {
+        name: _sentence(said, of_usual, usual.get(name))
+        for name, (said, of_usual) in _phrases(plan, schema).items()
+    }
+
+
+def _sentence(said: Said, of_usual: Said, usual: float | None) -> Sentence:
+    end = "" if usual is None else f"; usually {of_usual(usual)}"
+    return lambda value, _: said(value) + end
+
+
+def _phrases(plan: FeaturePlan, schema: Schema) -> dict[str, Phrases]:
+    found: dict[str, Phrases] = {}
     for column, field in plan.fields:
         name = plan.names[column]
         found[name] = _yes_no(name) if _is_boolean(schema, field) else _is(name)
@@ -72,11 +86,9 @@ def plural(word: str) -> str:
 
 def number(value: float) -> str:
     """Four digits, or all before the point."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-4 <= abs(value) < 1e4:
-        return f"{value:.4g}"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.3e}"
+    if 1e4 <= abs(value) < 1e12:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 def _last(label: str) -> str:
@@ -99,37 +111,30 @@ def _share(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def _with_usual(said: Callable[[float], str], of_usual: Callable[[float], str]) -> Sentence:
-    def sentence(value: float, usual: float) -> str:
-        return said(value) if math.isnan(usual) else f"{said(value)}; usually {of_usual(usual)}"
-
-    return sentence
+def _is(name: str) -> Phrases:
+    return (lambda value: f"{name} is {number(value)}", number)
 
 
-def _is(name: str) -> Sentence:
-    return _with_usual(lambda value: f"{name} is {number(value)}", number)
-
-
-def _yes_no(name: str) -> Sentence:
+def _yes_no(name: str) -> Phrases:
     def word(value: float) -> str:
         return "true" if value else "false"
 
-    return _with_usual(lambda value: f"{name} is {word(value)}", word)
+    return (lambda value: f"{name} is {word(value)}", word)
 
 
-def _calendar(name: str, feature: CalendarFeature) -> Sentence:
+def _calendar(name: str, feature: CalendarFeature) -> Phrases:
     if feature.number == "weekday":
 
         def day(value: float) -> str:
             return f"on a {_DAYS[int(value) % 7]}"
 
-        return _with_usual(day, day)
+        return (day, day)
     if feature.number == "hour":
 
         def hour(value: float) -> str:
             return f"in the hour from {int(value):02}:00 UTC"
 
-        return _with_usual(hour, hour)
+        return (hour, hour)
     when = "at the weekend (UTC)"
     if feature.hours is not None:
         when = f"between {feature.hours[0]:02}:00 and {feature.hours[1]:02}:00 UTC"
@@ -141,12 +146,12 @@ def _calendar(name: str, feature: CalendarFeature) -> Sentence:
     def usually(value: float) -> str:
         return "then" if value else "not"
 
-    return _with_usual(part, usually)
+    return (part, usually)
 
 
 def _windows(
     name: str, prefix: str, group: WindowGroup, one: str, over: str, is_boolean: bool
-) -> dict[str, Sentence]:
+) -> dict[str, Phrases]:
     found = {}
     for label in group.window_labels:
         for aggregate in group.aggregates:
@@ -155,22 +160,16 @@ def _windows(
     return found
 
 
-def _window(aggregate: str, prefix: str, one: str, over: str, last: str, is_boolean: bool) -> Sentence:
+def _window(aggregate: str, prefix: str, one: str, over: str, last: str, is_boolean: bool) -> Phrases:
     several = plural(one)
     if aggregate == "count":
-        return _with_usual(
-            lambda value: f"{prefix}{number(value)} {one if value == 1 else several} in {last}", number
-        )
+        return (lambda value: f"{prefix}{number(value)} {one if value == 1 else several} in {last}", number)
     if aggregate == "since_last":
-        return _with_usual(lambda value: f"{prefix}{_duration(value)} since the {one} before", _duration)
+        return (lambda value: f"{prefix}{_duration(value)} since the {one} before", _duration)
     if aggregate == "mean" and is_boolean:
-        return _with_usual(
-            lambda value: f"{prefix}{over} in {_share(value)} of the {several} in {last}", _share
-        )
+        return (lambda value: f"{prefix}{over} in {_share(value)} of the {several} in {last}", _share)
     if aggregate == "distinct":
-        return _with_usual(
-            lambda value: f"{prefix}{number(value)} different values of {over} in {last}", number
-        )
+        return (lambda value: f"{prefix}{number(value)} different values of {over} in {last}", number)
     what = {
         "sum": f"total {over} in {last}",
         "mean": f"mean {over} in {last}",
@@ -179,7 +178,7 @@ def _window(aggregate: str, prefix: str, one: str, over: str, last: str, is_bool
         "std": f"standard deviation of {over} in {last}",
         "last": f"{over} of the {one} before",
     }[aggregate]
-    return _with_usual(lambda value: f"{prefix}{what} is {number(value)}", number)
+    return (lambda value: f"{prefix}{what} is {number(value)}", number)
 
 
 def _is_boolean(schema: Schema, field: str) -> bool:

@@ -76,7 +76,8 @@ def proven_trees(
     if trees is None:
         return None
     exact = x.astype(np.float64)
-    for each in (trees, replace(trees, is_complement=True)):
+    # ONNX Runtime gives a regressor of one target as it is, and the first of two classes as what is left.
+    for each in (trees, replace(trees, is_complement=True), replace(trees, is_logistic=False)):
         if np.allclose(tree_scores(each, exact), scores, rtol=rtol, atol=atol):
             tree_contributions(each, exact[:1], exact[-1])  # compiles it now and not at the first alert
             return each
@@ -179,9 +180,12 @@ def _walked(
     roots = np.flatnonzero(parents == 0)
     if parents.max(initial=0) > 1 or len(roots) != trees:
         raise UnknownTreesError("found nodes that do not form trees")
-    level, longest = roots, 0
+    level, longest, seen = roots, 0, len(roots)
     while len(branches := level[is_branch[level]]):
         level, longest = np.concatenate([if_true[branches], if_false[branches]]), longest + 1
+        seen += len(level)
         if longest > LONGEST_WAY:
             raise UnknownTreesError(f"found ways of more than {LONGEST_WAY} branches")
+    if seen < len(is_branch):
+        raise UnknownTreesError("found nodes that no tree reaches")
     return roots, longest

@@ -1,0 +1,91 @@
+"""The loops over alerts and features: what the model has to be asked, and which features come first.
+
+As a dozen steps over small arrays each, they cost more than asking the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+_FAR = 1.0  # standard deviations; nearer to the mean nothing stands out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def questions(
+    values: Any, usual: Any, scale: Any, is_read: Any, scalars: int, most: int, contributions: Any
+) -> Any:
+    """(q,) alert and column of every value that is to be set to what is usual, and (q,) what that is.
+
+    Of each alert, the values that are furthest from it. A scalar that is as usual anyway moves nothing; a
+    sequence may have the usual mean and another course.
+
+    Args:
+        values, usual: (k, m); NaN where nothing is known to be usual.
+        scale: (k, m) what is far: standard deviations; where one is 0 or NaN, any difference is.
+        is_read: (m,) the model reads it.
+        scalars: how many of the columns are no channels.
+        most: values of an alert.
+        contributions: (k, m), set to 0 where the value is as usual.
+    """
+    k, m = values.shape
+    alert, column = np.empty(k * most, np.int64), np.empty(k * most, np.int64)
+    to, far = np.empty(k * most), np.empty(m)
+    count = 0
+    for i in range(k):
+        for j in range(m):
+            far[j] = -1.0
+            if not is_read[j] or np.isnan(usual[i, j]):
+                continue
+            off = abs(values[i, j] - usual[i, j])
+            if j < scalars and off == 0:
+                contributions[i, j] = 0.0
+            else:
+                far[j] = off / scale[i, j] if scale[i, j] > 0 else np.inf
+        for _ in range(most):
+            best = np.argmax(far)
+            if far[best] < 0:
+                break
+            alert[count], column[count], to[count] = i, best, usual[i, best]
+            far[best] = -1.0
+            count += 1
+    return alert[:count], column[:count], to[:count]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def leading(
+    contributions: Any, direction: Any, values: Any, mean: Any, std: Any, first: Any, is_told: Any
+) -> None:
+    """Name the columns with the largest contribution in the direction of each alert.
+
+    Where there is none, those that are furthest from the mean in standard deviations.
+
+    Args:
+        contributions, values: (k, m); NaN: not known.
+        direction: (k,) 1 where what raises the score is a reason, -1 where what lowers it is.
+        mean, std: (m,) of the training rows; NaN: not known.
+        first: (k, top) int64, filled: the columns, largest first; -1: there are no more.
+        is_told: (k,) bool, filled: by contribution, and not by deviation.
+    """
+    weight = np.empty(values.shape[1])
+    for i in range(values.shape[0]):
+        is_told[i] = False
+        for j in range(values.shape[1]):
+            moved = contributions[i, j] * direction[i]
+            weight[j] = moved if moved > 0 else 0.0  # NaN too
+            if moved > 0:
+                is_told[i] = True
+        if not is_told[i]:
+            for j in range(values.shape[1]):
+                far = abs(values[i, j] - mean[j]) / std[j] if std[j] > 0 else 0.0
+                weight[j] = far if far > _FAR else 0.0
+        for place in range(first.shape[1]):
+            best = -1
+            for j in range(values.shape[1]):
+                if weight[j] > 0 and (best < 0 or weight[j] > weight[best]):
+                    best = j
+            first[i, place] = best
+            if best >= 0:
+                weight[best] = 0.0
