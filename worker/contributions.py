@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from worker.batch import Features
 from worker.infer import Model
-from worker.reason_kernels import questions
+from worker.reason_kernels import laid_out, questions
 from worker.scoring import score_rows
 from worker.trees import tree_contributions
 
@@ -49,17 +49,14 @@ def compared(features: Features, rows: NDArray[np.int64], usual: Usual) -> Compa
     A channel's value is the mean of the newest third of its readings. Where the card has no median for it,
     usual is the mean of the oldest third of the same sequence.
     """
-    shape = len(rows), len(usual.p50)
-    values, of_each, scale, none = np.empty((4, *shape))
-    values[:, : usual.scalars] = features.scalars[rows]
-    of_each[:], scale[:], none[:] = usual.p50, usual.std, np.nan
+    values, of_each, scale, unknown = laid_out(features.scalars, rows, usual.p50, usual.std)
     for column, (name, channel) in enumerate(usual.channels, start=usual.scalars):
         readings = features.sequences[name][rows, :, channel].astype(np.float64)
         part = max(1, readings.shape[1] // _PART)
         values[:, column] = readings[:, -part:].mean(axis=1)
         if np.isnan(usual.p50[column]):
             of_each[:, column], scale[:, column] = readings[:, :part].mean(axis=1), readings.std(axis=1)
-    return Compared(values=values, usual=of_each, scale=scale, contributions=none)
+    return Compared(values=values, usual=of_each, scale=scale, contributions=unknown)
 
 
 def contributions(
@@ -88,13 +85,15 @@ def contributions(
         medians = usual.p50[columns].astype(dtype).astype(np.float64)
         found.contributions[:, columns] = tree_contributions(model.trees, x, medians)
         return found
-    alert, column, to = questions(
+    alert, column, to, scalars = questions(
         found.values, found.usual, found.scale, usual.is_read, usual.scalars, ASKED, found.contributions
     )
     for at in range(0, len(alert), _AT_ONCE):
         part = slice(at, at + _AT_ONCE)
         source = rows[alert[part]]
-        new, _ = score_rows(model, _made_up(model, features, source, column[part], to[part], usual))
+        new, _ = score_rows(
+            model, _made_up(model, features, source, scalars[part], column[part], to[part], usual)
+        )
         found.contributions[alert[part], column[part]] = scores[source].astype(np.float64) - new
     return found
 
@@ -103,25 +102,19 @@ def _made_up(
     model: Model,
     features: Features,
     source: NDArray[np.int64],
+    scalars: NDArray[np.float64],
     column: NDArray[np.int64],
     to: NDArray[np.float64],
     usual: Usual,
 ) -> Features:
-    """These rows, one after another, each with one column set."""
-    scalars = features.scalars[source]
+    """These rows, one after another, each with one column set; of the scalars it is set already."""
     asked = {feed.sequence for feed in model.feeds if feed.sequence is not None}
-    if not asked:
-        scalars[np.arange(len(column)), column] = to
-        return replace(features, scalars=scalars, sequences={})
-    is_scalar = column < usual.scalars
-    scalars[np.flatnonzero(is_scalar), column[is_scalar]] = to[is_scalar]
-    names = [name for name, _ in usual.channels]
-    channel = np.array([each for _, each in usual.channels])
+    names = [None] * usual.scalars + [name for name, _ in usual.channels]
+    channel = np.array([0] * usual.scalars + [each for _, each in usual.channels])
     sequences = {}
     for name in asked:
         readings = features.sequences[name][source]
-        mine = np.array([False] * usual.scalars + [each == name for each in names])[column]
-        here = np.flatnonzero(mine)
-        readings[here, :, channel[column[here] - usual.scalars]] = to[here, None]
+        here = np.flatnonzero(np.array([each == name for each in names])[column])
+        readings[here, :, channel[column[here]]] = to[here, None]
         sequences[name] = readings
     return replace(features, scalars=scalars, sequences=sequences)

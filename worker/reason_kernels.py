@@ -14,10 +14,29 @@ _FAR = 1.0  # standard deviations; nearer to the mean nothing stands out
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def laid_out(scalars: Any, rows: Any, p50: Any, std: Any) -> Any:
+    """(k, m) values, what is usual, what is far from it, and NaN; the channels' values are not filled.
+
+    Args:
+        scalars: (n, f) features of the batch.
+        rows: (k,) of it.
+        p50, std: (m,) of the training rows.
+    """
+    k, m = len(rows), len(p50)
+    values, usual = np.empty((k, m)), np.empty((k, m))
+    scale, unknown = np.empty((k, m)), np.empty((k, m))
+    for i in range(k):
+        values[i, : scalars.shape[1]] = scalars[rows[i]]
+        usual[i], scale[i], unknown[i] = p50, std, np.nan
+    return values, usual, scale, unknown
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def questions(
     values: Any, usual: Any, scale: Any, is_read: Any, scalars: int, most: int, contributions: Any
 ) -> Any:
-    """(q,) alert and column of every value that is to be set to what is usual, and (q,) what that is.
+    """(q,) alert and column of every value that is to be set to what is usual, (q,) what that is, and the
+    (q, scalars) rows in which it is, where it is not a channel.
 
     Of each alert, the values that are furthest from it. A scalar that is as usual anyway moves nothing; a
     sequence may have the usual mean and another course.
@@ -51,7 +70,12 @@ def questions(
             alert[count], column[count], to[count] = i, best, usual[i, best]
             far[best] = -1.0
             count += 1
-    return alert[:count], column[:count], to[:count]
+    made = np.empty((count, scalars))
+    for q in range(count):
+        made[q] = values[alert[q], :scalars]
+        if column[q] < scalars:
+            made[q, column[q]] = to[q]
+    return alert[:count], column[:count], to[:count], made
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

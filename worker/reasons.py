@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from worker.decide import CLEARED, NONE, Decisions
 from worker.infer import Model
 from worker.model_file import ModelCard
 from worker.plan import FeaturePlan
-from worker.reason_kernels import leading, questions
+from worker.reason_kernels import laid_out, leading, questions
 from worker.scoring import DeviceFailedError
 from worker.sentences import Sentence, in_sequence, sentences
 from worker.session import ModelError, first_line
@@ -84,6 +84,7 @@ def reason_plan(
 def _warm() -> None:
     """Compile what would otherwise be compiled at the first alert."""
     none, row = np.zeros((0, 1)), np.zeros(1)
+    laid_out(none, np.zeros(0, np.int64), row, row)
     questions(none, none, none, np.zeros(1, np.bool_), 1, 1, none)
     leading(none, row[:0], none, row, row, np.zeros((0, _TOP), np.int64), np.zeros(0, np.bool_))
 
@@ -111,16 +112,15 @@ def reasons(
     first, is_told = np.empty((len(rows), _TOP), np.int64), np.empty(len(rows), np.bool_)
     leading(found.contributions, direction, found.values, plan.mean, plan.usual.std, first, is_told)
     told: dict[int, list[dict[str, Any]]] = {}
-    columns = first.tolist()
-    values, usual = found.values.tolist(), found.usual.tolist()
-    contributed = found.contributions.tolist()
+    columns, told_by = first.tolist(), is_told.tolist()
+    values, usual, moved = found.values.tolist(), found.usual.tolist(), found.contributions.tolist()
     for at, row in enumerate(rows.tolist()):
         told[row] = [
             {
                 "feature": plan.names[column],
                 "value": values[at][column],
-                "usual": None if math.isnan(usual[at][column]) else usual[at][column],
-                "contribution": contributed[at][column] if is_told[at] else None,
+                "usual": None if isnan(usual[at][column]) else usual[at][column],
+                "contribution": moved[at][column] if told_by[at] else None,
                 "text": plan.sentences[column](values[at][column], usual[at][column]),
             }
             for column in columns[at]

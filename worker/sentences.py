@@ -64,9 +64,14 @@ def _phrases(plan: FeaturePlan, schema: Schema) -> dict[str, Phrases]:
 
 def in_sequence(field: str, length: int) -> Sentence:
     """Of a channel that is compared with how the same sequence began."""
-    return lambda value, first: (
-        f"{field} went from {number(first)} to {number(value)} within {length} readings"
-    )
+
+    def sentence(value: float, first: float) -> str:
+        before, now = number(first), number(value)
+        if before == now:  # engines turn at 2388.06 instead of 2388.01
+            before, now = f"{first:.8g}", f"{value:.8g}"
+        return f"{field} went from {before} to {now} within {length} readings"
+
+    return sentence
 
 
 def noun(record_name: str) -> str:
