@@ -90,7 +90,7 @@ def rows(count: int = 200) -> NDArray[np.float32]:
     random = np.random.default_rng(5)
     x = random.integers(-3, 4, (count, WIDTH)).astype(np.float32) + random.choice([0, 0.5], (count, WIDTH))
     x[random.random(x.shape) < 0.05] = np.nan
-    return x.astype(np.float32)
+    return np.asarray(x, np.float32)
 
 
 BINARY = {"classlabels_int64s": [0, 1], "post_transform": "LOGISTIC"}
