@@ -13,7 +13,7 @@ from worker.reason_kernels import laid_out, questions
 from worker.scoring import score_rows
 from worker.trees import tree_contributions
 
-ASKED = 6  # values of an alert that the model is asked about: the more, the more often it runs
+ASKED = 5  # values of an alert that the model is asked about: the more, the more often it runs
 _AT_ONCE = 4096  # made-up rows in memory
 _PART = 3  # of a sequence: its first and its last third are what it began with and what it is now
 
@@ -109,6 +109,8 @@ def _made_up(
 ) -> Features:
     """These rows, one after another, each with one column set; of the scalars it is set already."""
     asked = {feed.sequence for feed in model.feeds if feed.sequence is not None}
+    if not asked:
+        return replace(features, scalars=scalars, sequences={})
     names = [None] * usual.scalars + [name for name, _ in usual.channels]
     channel = np.array([0] * usual.scalars + [each for _, each in usual.channels])
     sequences = {}

@@ -80,36 +80,39 @@ def questions(
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def leading(
-    contributions: Any, direction: Any, values: Any, mean: Any, std: Any, first: Any, is_told: Any
-) -> None:
-    """Name the columns with the largest contribution in the direction of each alert.
+    contributions: Any, is_cleared: Any, sign: float, values: Any, usual: Any, mean: Any, std: Any, top: int
+) -> Any:
+    """(k, top, 4) column, value, usual and contribution of the features that speak most for each alert.
 
-    Where there is none, those that are furthest from the mean in standard deviations.
+    They have the largest contribution in its direction. Where there is none, they are those furthest from
+    the mean in standard deviations, with NaN for a contribution. Column -1: there are no more.
 
     Args:
-        contributions, values: (k, m); NaN: not known.
-        direction: (k,) 1 where what raises the score is a reason, -1 where what lowers it is.
+        contributions, values, usual: (k, m); NaN: not known.
+        is_cleared: (k,) what speaks against an alert is the reason to clear it.
+        sign: 1 where high scores alert, -1 where low ones do.
         mean, std: (m,) of the training rows; NaN: not known.
-        first: (k, top) int64, filled: the columns, largest first; -1: there are no more.
-        is_told: (k,) bool, filled: by contribution, and not by deviation.
     """
-    weight = np.empty(values.shape[1])
-    for i in range(values.shape[0]):
-        is_told[i] = False
-        for j in range(values.shape[1]):
-            moved = contributions[i, j] * direction[i]
+    k, m = values.shape
+    found, weight = np.full((k, top, 4), np.nan), np.empty(m)
+    for i in range(k):
+        direction, is_told = -sign if is_cleared[i] else sign, False
+        for j in range(m):
+            moved = contributions[i, j] * direction
             weight[j] = moved if moved > 0 else 0.0  # NaN too
-            if moved > 0:
-                is_told[i] = True
-        if not is_told[i]:
-            for j in range(values.shape[1]):
+            is_told = is_told or moved > 0
+        if not is_told:
+            for j in range(m):
                 far = abs(values[i, j] - mean[j]) / std[j] if std[j] > 0 else 0.0
                 weight[j] = far if far > _FAR else 0.0
-        for place in range(first.shape[1]):
-            best = -1
-            for j in range(values.shape[1]):
-                if weight[j] > 0 and (best < 0 or weight[j] > weight[best]):
-                    best = j
-            first[i, place] = best
-            if best >= 0:
-                weight[best] = 0.0
+        for place in range(top):
+            best = np.argmax(weight) if m else -1
+            if best < 0 or weight[best] <= 0:
+                found[i, place, 0] = -1
+                continue
+            weight[best] = 0.0
+            found[i, place, 0], found[i, place, 1] = best, values[i, best]
+            found[i, place, 2] = usual[i, best]
+            if is_told:
+                found[i, place, 3] = contributions[i, best]
+    return found

@@ -86,7 +86,7 @@ def _warm() -> None:
     none, row = np.zeros((0, 1)), np.zeros(1)
     laid_out(none, np.zeros(0, np.int64), row, row)
     questions(none, none, none, np.zeros(1, np.bool_), 1, 1, none)
-    leading(none, row[:0], none, row, row, np.zeros((0, _TOP), np.int64), np.zeros(0, np.bool_))
+    leading(none, np.zeros(0, np.bool_), 1.0, none, none, row, row, _TOP)
 
 
 def reasons(
@@ -108,25 +108,31 @@ def reasons(
         return {}
     rows = np.flatnonzero(wanted)
     found = _found(plan, batch, rows, scores, model)
-    direction = np.where(decisions.lifecycle[rows] == CLEARED, -1.0, 1.0) * (-1 if plan.alert_below else 1)
-    first, is_told = np.empty((len(rows), _TOP), np.int64), np.empty(len(rows), np.bool_)
-    leading(found.contributions, direction, found.values, plan.mean, plan.usual.std, first, is_told)
-    told: dict[int, list[dict[str, Any]]] = {}
-    columns, told_by = first.tolist(), is_told.tolist()
-    values, usual, moved = found.values.tolist(), found.usual.tolist(), found.contributions.tolist()
-    for at, row in enumerate(rows.tolist()):
-        told[row] = [
-            {
-                "feature": plan.names[column],
-                "value": values[at][column],
-                "usual": None if isnan(usual[at][column]) else usual[at][column],
-                "contribution": moved[at][column] if told_by[at] else None,
-                "text": plan.sentences[column](values[at][column], usual[at][column]),
-            }
-            for column in columns[at]
-            if column >= 0
-        ]
-    return told
+    leaders = leading(
+        found.contributions,
+        decisions.lifecycle[rows] == CLEARED,
+        -1.0 if plan.alert_below else 1.0,
+        found.values,
+        found.usual,
+        plan.mean,
+        plan.usual.std,
+        _TOP,
+    ).tolist()
+    return {
+        row: [_record(plan, *leader) for leader in those if leader[0] >= 0]
+        for row, those in zip(rows.tolist(), leaders, strict=True)
+    }
+
+
+def _record(plan: ReasonPlan, column: float, value: float, usual: float, moved: float) -> dict[str, Any]:
+    at = int(column)
+    return {
+        "feature": plan.names[at],
+        "value": value,
+        "usual": None if isnan(usual) else usual,
+        "contribution": None if isnan(moved) else moved,
+        "text": plan.sentences[at](value, usual),
+    }
 
 
 def _found(
