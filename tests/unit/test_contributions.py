@@ -85,6 +85,7 @@ def one_by_one(model: Model, batch: Features, row: int, usual: Usual) -> NDArray
 def test_a_contribution_is_how_far_the_score_falls_when_the_feature_is_as_usual(networks: Opened) -> None:
     model, _, usual = networks
     batch, rows = transactions(usual), np.array([1, 5, 6, 30])
+    assert model.trees is None
 
     found = contributions(model, batch, rows, infer(model, batch), usual).contributions
 
