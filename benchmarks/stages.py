@@ -83,10 +83,18 @@ class Stopwatch:
             self._stop.set()
 
 
-def measure(events: int, rounds: int, say: Callable[[str], None] = lambda _: None) -> dict[str, Cost]:
+def measure(
+    events: int,
+    rounds: int,
+    say: Callable[[str], None] = lambda _: None,
+    more: dict[str, Any] | None = None,
+) -> dict[str, Cost]:
     """Cost an event by stage, `passthrough` and `total` included, over rounds that alternate with it.
 
     The whole worker runs in this process, on the embedded bus and a store in memory.
+
+    Args:
+        more: keys laid over sections of the pipeline file.
 
     Raises:
         RuntimeError: a round did not get through its events in time.
@@ -114,7 +122,12 @@ def measure(events: int, rounds: int, say: Callable[[str], None] = lambda _: Non
                 "dead_letters": "fraud.dead-letters",
             }
             file = fraud_job(
-                folder, f"round{number}", prefix="", outputs=outputs, group=f"round{number}", more=_LARGE
+                folder,
+                f"round{number}",
+                prefix="",
+                outputs=outputs,
+                group=f"round{number}",
+                more={**_LARGE, **(more or {})},
             )
             before_us = _passthrough(bus, f"before{number}", count)
             stages_us = _run(file, open_store, count)

@@ -48,6 +48,7 @@ from worker.plan import (
 from worker.privacy import Privacy, privacy_of
 from worker.producer_settings import producer_config
 from worker.profiles import Profile
+from worker.reasons import PlanReasons, planner
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.records import records_of
@@ -173,6 +174,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         router=router,
         rollout=rollout,
         decision=decision,
+        reasons=reasons_of(pipeline, plan, schema),
         stamp=stamp_of(pipeline, plan, router.card if router else None, decision, privacy),
         score_codec=_output_codec(pipeline, "score", pipeline.outputs.scores),
         alert_codec=_output_codec(pipeline, "alert", pipeline.outputs.alerts),
@@ -255,10 +257,19 @@ def stamp_of(
         severities=decision.severities if decision else (),
         thresholds=decision.thresholds if decision else (),
         feature_names=plan.names,
-        reference=dict(card.reference) if card else {},
         privacy=privacy,
         rules=decision.rules if decision else (),
         on=decision.on if decision else "score",
+    )
+
+
+def reasons_of(pipeline: Pipeline, plan: FeaturePlan, schema: Schema) -> PlanReasons | None:
+    """How the alerts of a pipeline are explained; None without a decision."""
+    decision = pipeline.decision
+    if decision is None:
+        return None
+    return planner(
+        plan, schema, alert_below=decision.alert_when == "below", asks_model=decision.reasons == "model"
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from feature_cache.store import Store
 from schemas.schema import load_schema
-from worker.assemble import stamp_of
+from worker.assemble import reasons_of, stamp_of
 from worker.batch import Batch
 from worker.config import ConfigError, Pipeline
 from worker.decide import LIFECYCLES, Decisions
@@ -28,6 +28,7 @@ from worker.metrics import Meter
 from worker.plan import decision_policy
 from worker.privacy import privacy_of
 from worker.published import ALERTS_FILE, SCORES_FILE
+from worker.reasons import reasons
 from worker.replay import OpenFeed, Period, Replay
 from worker.replay_table import (
     EVENT_COLUMNS,
@@ -121,6 +122,8 @@ class Judge:
             pipeline, replay.plan, scorer.card, self.decision, privacy_of(pipeline, schema, replay.plan.names)
         )
         self._rows = replay.offline.lanes.rows
+        plan_reasons = reasons_of(pipeline, replay.plan, schema)
+        self._reasons = plan_reasons(scorer.card) if plan_reasons else None
 
     def score(self, batch: Batch) -> tuple[Batch, NDArray[np.float32]]:
         """The batch as far as its scores can be trusted, and (n,) scores; NaN where the model has none."""
@@ -145,7 +148,8 @@ class Judge:
         now_us: int,
     ) -> list[dict[str, Any]]:
         """The alerts among these rows, with their reasons."""
-        return alert_rows(batch, scores, decisions, rows, self.stamp, now_us)
+        told = reasons(self._reasons, batch, scores, decisions, self.scorer.model) if self._reasons else {}
+        return alert_rows(batch, scores, decisions, told, rows, self.stamp, now_us)
 
 
 def backtest(

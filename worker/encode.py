@@ -20,7 +20,7 @@ from worker.decision_rules import Rule, in_words, names_of
 from worker.degradation import STEPS, WHOLE
 from worker.privacy import Privacy, hide
 from worker.quality import are_masked
-from worker.reasons import reasons
+from worker.reasons import Reasons
 
 SCORE = load_schema("score")
 NO_RULES = np.zeros(0, np.bool_)
@@ -38,7 +38,6 @@ class Stamp:
     severities: tuple[str, ...]
     feature_names: tuple[str, ...]
     thresholds: tuple[float, ...]
-    reference: dict[str, Any]  # per feature: what the training rows looked like
     privacy: Privacy | None = None  # what of an alert is hashed; None: nothing
     rules: tuple[Rule, ...] = ()
     on: str = "score"  # what of it met the thresholds: score, low or high
@@ -110,6 +109,7 @@ def alert_rows(
     batch: Batch,
     scores: NDArray[np.float32],
     decisions: Decisions,
+    reasons: Reasons,
     rows: NDArray[np.int64],
     stamp: Stamp,
     now_us: int,
@@ -138,7 +138,7 @@ def alert_rows(
                 "reason": f"{_met(fields, stamp.on)} against {severity} threshold "
                 f"{stamp.thresholds[level - 1]:.4g}"
                 + in_words(stamp.rules, decided, level, stamp.severities),
-                "reasons": reasons(names, values, stamp.reference),
+                "reasons": reasons.get(row, []),
                 "features": dict(zip(names, values.tolist(), strict=True)),
                 "rules": names_of(stamp.rules, decided),
             }

@@ -17,6 +17,7 @@ from worker.batch import Features
 from worker.buckets import Buckets, open_buckets, plain_options
 from worker.buckets import run as run_buckets
 from worker.model_file import GOLDEN_FILE, ModelCard, check_sha256, load_model_card
+from worker.onnx_file import OnnxFileError
 from worker.plan import FeaturePlan
 from worker.session import (
     ModelError,
@@ -26,6 +27,7 @@ from worker.session import (
     has_tree_operators,
     open_session,
 )
+from worker.trees import Trees, UnknownTreesError, proven_trees
 
 _WARM_ROWS = (1, 64, 1024)  # the shapes met first; ONNX Runtime plans memory at the first run of a shape
 _PART_ROWS = (64, 128, 256, 512, 1024)  # that a CPU may score at a time
@@ -53,6 +55,7 @@ class Model:
     feeds: tuple[Feed, ...]
     part_rows: int | None = None  # rows that go through together at most; None: all
     buckets: Buckets | None = None  # of an accelerator, see `settle`
+    trees: Trees | None = None  # what explains its scores exactly; None: it is not made of trees alone
 
     @property
     def device(self) -> str:
@@ -161,7 +164,22 @@ def _load(card: ModelCard, data: bytes, plan: FeaturePlan, device: str) -> Model
     model = Model(card=card, session=session, feeds=_feeds(card, plan, session.runtime, card.folder))
     check_golden(model)
     _warm(model, plan)
-    return replace(model, part_rows=_best_part(model, plan)) if device == "cpu" else model
+    if device != "cpu":
+        return model
+    return replace(model, part_rows=_best_part(model, plan), trees=_trees(model, data))
+
+
+def _trees(model: Model, data: bytes) -> Trees | None:
+    if not has_tree_operators(data) or len(model.feeds) > 1 or model.feeds[0].columns is None:
+        return None
+    golden, column = _golden(model), model.card.output.column or 0
+    x = golden.tensors[model.feeds[0].tensor]
+    try:
+        return proven_trees(data, column, x, golden.expected, rtol=golden.rtol, atol=golden.atol)
+    except (UnknownTreesError, OnnxFileError) as error:
+        log = structlog.get_logger(model=f"{model.card.name} {model.card.version}")
+        log.info("alerts are explained by asking the model, not from its trees", why=str(error))
+        return None
 
 
 def settle(model: Model) -> Model:

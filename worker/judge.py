@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from worker.batch import Batch
-from worker.decide import Decisions
+from worker.decide import NONE, Decisions
 from worker.decision import decide_batch
 from worker.line import Line
 from worker.publish import Ready
+from worker.reasons import Reasons, reasons
+from worker.router import Serving
 from worker.scoring import unscored
 
 
@@ -32,10 +36,12 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
     features = replace(batch.features, degradation=scored.degradation)
     batch = replace(batch, features=features, version=routed.version, ends=scored.ends)
     line.meter.scored(reason, len(batch), features.incomplete, features.degradation)
+    decisions = _decide(line, batch, scored.scores)
     return Ready(
         batch=batch,
         scores=scored.scores,
-        decisions=_decide(line, batch, scored.scores),
+        decisions=decisions,
+        reasons=_reasons(line, line.router.serving, batch, scored.scores, decisions),
         rejected=unscored(batch.events, scored),
         shadow=routed.shadow,
     )
@@ -46,3 +52,22 @@ def _decide(line: Line, batch: Batch, scores: NDArray[np.float32]) -> Decisions 
         return None
     with line.meter.timed("decide"):
         return decide_batch(batch, scores, line.lanes.rows, line.decision)
+
+
+def _reasons(
+    line: Line, serving: Serving, batch: Batch, scores: NDArray[np.float32], decisions: Decisions | None
+) -> Reasons:
+    """Why each alert of the batch, as the version sees it that gave the score."""
+    if line.reasons is None or decisions is None or not decisions.lifecycle.any():
+        return {}
+    with line.meter.timed("reasons"):
+        told: dict[int, list[dict[str, Any]]] = {}
+        for scorer in filter(None, (serving.champion, serving.challenger)):
+            mine = decisions
+            if not isinstance(batch.version, str):
+                is_other = pc.not_equal(batch.version, scorer.card.version).to_numpy(zero_copy_only=False)
+                mine = replace(decisions, lifecycle=np.where(is_other, np.uint8(NONE), decisions.lifecycle))
+            elif batch.version != scorer.card.version:
+                continue
+            told |= reasons(line.reasons(scorer.card), batch, scores, mine, scorer.model)
+        return told

@@ -16,6 +16,7 @@ from worker.metrics import Meter
 from worker.ownership import Ownership
 from worker.plan import FeaturePlan
 from worker.profiles import Profile
+from worker.reasons import PlanReasons
 from worker.rollout import Rollout
 from worker.router import Router
 from worker.sink import Sink
@@ -40,6 +41,7 @@ class Line:
     router: Router | None  # None: the pipeline only keeps features
     rollout: Rollout | None  # None: the version of the file serves for as long as the worker runs
     decision: DecisionPolicy | None
+    reasons: PlanReasons | None  # None: nothing is scored, or scores raise no alerts
     stamp: Stamp
     score_codec: Codec | None
     alert_codec: Codec | None

@@ -15,7 +15,19 @@ from worker.degradation import STEPS
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-STAGES = ("poll", "decode", "features", "infer", "decide", "watch", "encode", "send", "commit", "write")
+STAGES = (
+    "poll",
+    "decode",
+    "features",
+    "infer",
+    "decide",
+    "reasons",
+    "watch",
+    "encode",
+    "send",
+    "commit",
+    "write",
+)
 
 
 class Families:

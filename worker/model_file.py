@@ -139,7 +139,10 @@ def load_model_card(folder: Path) -> ModelCard:
         (folder.resolve().name == card.version, ("version",), show(card.version), "the name of its folder"),
         (folder.resolve().parent.name == card.name, ("name",), show(card.name), "the name of its folder"),
         (card.onnx_file.is_file(), ("file",), show(card.file), "a file beside model.yaml"),
-        *((name in named, ("reference", name), show(name), "one of the features") for name in card.reference),
+        *(
+            (name in named, ("reference", name), show(name), "a feature of an input, or SEQUENCE.FIELD")
+            for name in card.reference
+        ),
     )
     for holds, path, found, expected in checks:
         if not holds:

@@ -117,6 +117,12 @@ class Decision:
         default_factory=dict, description="Expressions beside the model, by name: what they do to a severity."
     )
 
+    reasons: Literal["model", "deviation"] = Field(
+        default="model",
+        description="Why an alert: what the `model` makes of each feature; or only its `deviation` from the "
+        "usual, for which the model does not run again.",
+    )
+
     def __post_init__(self) -> None:
         for (before, low), (name, high) in pairwise(self.severities.items()):
             if high <= low if self.alert_when == "above" else high >= low:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 MAX_ONNX_BYTES = (2 << 30) - 1  # no protobuf message is longer
 _MAX_DEPTH = 64
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT, _EIGHT_BYTES, LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _SIZES = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 
 # Field numbers that lead to tensors, by kind of message (onnx.proto3).
@@ -59,27 +59,39 @@ def external_files(data: bytes) -> tuple[str, ...]:
 
 def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield number and content of every length-delimited field."""
+    for number, wire, content in fields(message):
+        if wire == LENGTH and not isinstance(content, int):
+            yield number, content
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int, memoryview | int]]:
+    """Yield number, wire type and content of every field: an integer for a varint, else its bytes.
+
+    Raises:
+        OnnxFileError: not protobuf.
+    """
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:
-            _, at = _varint(message, at)
-        elif wire in _SIZES:
-            at += _SIZES[wire]
-        elif wire == _LENGTH:
-            length, at = _varint(message, at)
-            if length > len(message) - at:
-                raise OnnxFileError("found a field that is longer than its message")
-            yield number, message[at : at + length]
-            at += length
+            value, at = varint(message, at)
+            yield number, wire, value
+            continue
+        if wire in _SIZES:
+            length = _SIZES[wire]
+        elif wire == LENGTH:
+            length, at = varint(message, at)
         else:
             raise OnnxFileError(f"found wire type {wire}, which ONNX does not use")
-    if at > len(message):
-        raise OnnxFileError("found a number that ends after its message")
+        if length > len(message) - at:
+            raise OnnxFileError("found a field that is longer than its message")
+        yield number, wire, message[at : at + length]
+        at += length
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Return the number that begins here, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.schema import Schema
-from worker.config import FieldFeature, Pipeline, WindowFeature
+from worker.config import FieldFeature, Pipeline, SequenceFeature, WindowFeature
 
 HEX_DIGITS = 32  # 128 bits: no two of 10^15 people share a hash by chance
 
@@ -42,7 +42,14 @@ def privacy_of(pipeline: Pipeline, schema: Schema, feature_names: Iterable[str])
         in_dead_letters="dead_letters" in wanted.in_,
         is_key_personal=pipeline.source.key in personal,
         is_event_id_personal=pipeline.source.event_id in personal,
-        personal_columns=frozenset(name for name in feature_names if name.partition(".")[0] in groups),
+        personal_columns=frozenset(name for name in feature_names if name.partition(".")[0] in groups)
+        | {
+            f"{name}.{field}"
+            for name, feature in pipeline.features.items()
+            if isinstance(feature, SequenceFeature)
+            for field in feature.fields
+            if field in personal
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ from worker.batch import Batch, Rejected, take
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.line import Line
+from worker.reasons import Reasons
 from worker.router import Shadow
 
 
@@ -25,6 +26,7 @@ class Ready:
     decisions: Decisions | None
     rejected: list[Rejected]  # events without a score
     shadow: Shadow | None = None
+    reasons: Reasons = field(default_factory=dict)  # of those of its rows that are alerts
 
 
 def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) -> None:
@@ -50,7 +52,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
     with line.meter.timed("send"):
         line.sink.send(line.scores_topic, encoded, records.keys)
         if made.decisions is not None:
-            _publish_alerts(line, batch, scores, made.decisions, rows, wall_us)
+            _publish_alerts(line, batch, scores, made.decisions, made.reasons, rows, wall_us)
         if made.shadow is not None:
             _publish_shadow(line, batch, made.shadow, wall_us)
     produced_ms = records.produced_ms
@@ -75,10 +77,11 @@ def _publish_alerts(
     batch: Batch,
     scores: NDArray[np.float32],
     decisions: Decisions,
+    reasons: Reasons,
     rows: NDArray[np.int64],
     wall_us: int,
 ) -> None:
-    alerts = alert_rows(batch, scores, decisions, rows, line.stamp, wall_us)
+    alerts = alert_rows(batch, scores, decisions, reasons, rows, line.stamp, wall_us)
     if not alerts:
         return
     assert line.alert_codec is not None

@@ -94,8 +94,13 @@ class Scorer:
         return "rules" if self._step == RULES else self._models[self._step].device
 
     @property
-    def model(self) -> Model:
-        """The loaded version, whichever step gives the scores at present."""
+    def model(self) -> Model | None:
+        """What gives the scores at present; None: the rules do."""
+        return None if self._step == RULES else self._models[self._step]
+
+    @property
+    def loaded(self) -> Model:
+        """The version on its own device, whatever gives the scores at present."""
         return self._models[WHOLE]
 
     def settle(self) -> None:

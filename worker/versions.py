@@ -123,7 +123,7 @@ def check_latency(
         ModelError: it does.
     """
     for rows in sorted({1, min(64, max_rows), max_rows}):
-        new_s, old_s = (seconds_for(scorer.model, plan, rows) for scorer in (new, serving))
+        new_s, old_s = (seconds_for(scorer.loaded, plan, rows) for scorer in (new, serving))
         if new_s > old_s * max_slowdown + _OVERHEAD_S:
             raise ModelError(
                 f"version {new.card.version} takes {new_s * 1000:.3g} ms for {rows} events, version "

@@ -95,6 +95,7 @@ class Outcomes:
     scores: dict[Place, float] = field(default_factory=dict)
     flags: dict[Place, tuple[bool, bool, bool]] = field(default_factory=dict)
     alerts: dict[Place, tuple[str, str]] = field(default_factory=dict)
+    reasons: dict[Place, list[tuple[str, float | None]]] = field(default_factory=dict)  # and contributions
     dead_letters: dict[Place, str] = field(default_factory=dict)
     times_seen: Counter[Place] = field(default_factory=Counter)
     ids: dict[Place, str] = field(default_factory=dict)
@@ -197,6 +198,8 @@ class Reader:
             place = (row["source_partition"], row["source_offset"])
             if kind == "alerts":
                 self.outcomes.alerts[place] = (row["severity"], row["lifecycle"])
+                told = [(reason["feature"], reason["contribution"]) for reason in row["reasons"]]
+                self.outcomes.reasons[place] = told
                 continue
             self.outcomes.times_seen[place] += 1
             said = (row["event_id"], row["score"])
@@ -257,9 +260,11 @@ def undisturbed(
 
 
 def assert_same(found: Outcomes, expected: Outcomes, events: int) -> None:
-    """Every record exactly once, with the undisturbed score, flags and alerts."""
+    """Every record exactly once, with the undisturbed score, flags and alerts, to the last bit."""
     assert len(found.times_seen) == events
     assert found.doubled == []
     assert found.scores == expected.scores
     assert found.flags == expected.flags
     assert found.alerts == expected.alerts
+    assert found.reasons == expected.reasons
+    assert all(told and told[0][1] is not None for told in found.reasons.values())

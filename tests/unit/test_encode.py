@@ -19,7 +19,6 @@ from worker.decode import DecodePlan, decode
 from worker.degradation import STALE_LOOKUP, STEPS, WHOLE
 from worker.encode import SCORE, Stamp, alert_rows, score_columns
 from worker.interval import Interval, ends
-from worker.model_file import Reference
 
 NOW_US = 1_700_000_000_000_001
 STAMP = Stamp(
@@ -31,7 +30,6 @@ STAMP = Stamp(
     severities=("warning", "critical"),
     feature_names=("amount", "night"),
     thresholds=(0.5, 0.9),
-    reference={"amount": Reference(mean=50, std=10, p01=0, p50=50, p99=100)},
 )
 BATCH = Batch(
     events=events(
@@ -48,6 +46,14 @@ BATCH = Batch(
     version="2",
 )
 SCORES = np.array([0.95, 0.5, 0.25], np.float32)
+REASON = {
+    "feature": "amount",
+    "value": 90.0,
+    "usual": 50.0,
+    "contribution": 0.25,
+    "text": "amount is 90; usually 50",
+}
+REASONS = {0: [REASON, {**REASON, "usual": None, "contribution": None}]}
 
 
 def scored(rows: list[int]) -> list[dict[str, Any]]:
@@ -123,7 +129,7 @@ def test_a_whole_number_names_an_event_in_decimal() -> None:
 def alerts(lifecycle: list[int], level: list[int], rows: list[int]) -> list[dict[str, Any]]:
     """The alert records among these rows, through their real codec and back."""
     decisions = Decisions(lifecycle=np.array(lifecycle, np.uint8), level=np.array(level, np.uint8))
-    made = alert_rows(BATCH, SCORES, decisions, np.array(rows, np.int64), STAMP, NOW_US)
+    made = alert_rows(BATCH, SCORES, decisions, REASONS, np.array(rows, np.int64), STAMP, NOW_US)
     codec = Codec(load_schema("alert"), "single_object")
     decoded = codec.decode(codec.encode_rows(made))
     assert decoded.rejects == ()
@@ -137,7 +143,7 @@ def test_an_alert_is_its_score_and_why() -> None:
     assert (alert["severity"], alert["lifecycle"]) == ("critical", "RAISED")
     assert alert["reason"] == "score 0.95 against critical threshold 0.9"
     assert dict(alert["features"]) == {"amount": 90.0, "night": 1.0}
-    assert [r["text"] for r in alert["reasons"]] == ["amount is 90, usually 50"]
+    assert [dict(reason) for reason in alert["reasons"]] == REASONS[0]
     assert alert["event_id"] == "e5"
     assert micros(alert["event_time"]) == 11
 
@@ -174,7 +180,7 @@ def test_an_alert_names_the_rule_that_decided_and_the_end_that_met_the_threshold
     )
     codec = Codec(load_schema("alert"), "single_object")
 
-    made = alert_rows(batch, SCORES, decisions, np.arange(3), stamp, NOW_US)
+    made = alert_rows(batch, SCORES, decisions, {}, np.arange(3), stamp, NOW_US)
     first, third = table_rows(codec.decode(codec.encode_rows(made)).table)
 
     assert first["reason"] == (

@@ -131,6 +131,16 @@ def test_a_wrong_card_is_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_channel_of_a_sequence_may_be_described(tmp_path: Path) -> None:
+    (entry,) = CARD["inputs"]
+    told = dict.fromkeys(STATISTICS, 1.0)
+    card = {**CARD, "inputs": [{**entry, "fields": ["s02", "s03"]}], "reference": {"last.s03": told}}
+
+    assert load_model_card(save(tmp_path, card)).reference["last.s03"].p50 == 1.0
+    with pytest.raises(ConfigError, match=r"reference\.last\.s04: found .* SEQUENCE\.FIELD"):
+        load_model_card(save(tmp_path, {**card, "reference": {"last.s04": told}}))
+
+
 def test_a_folder_without_a_card_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.yaml:1: found no such file, expected the card"):
         load_model_card(tmp_path)

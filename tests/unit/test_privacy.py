@@ -178,3 +178,19 @@ def test_validate_warns_of_doors_that_the_file_leaves_open(
 
     assert said in text
     assert said or "WARNING" not in text
+
+
+def test_a_channel_of_a_personal_field_is_no_reason_that_is_told(tmp_path: Path) -> None:
+    file = pipeline(tmp_path, "  last: {kind: sequence, fields: [amount, speed], length: 4}").path
+    given: Any = EVENT_AVSC["fields"]
+    fields = [{**f, "pii": f["name"] in PERSONAL} for f in given]
+    (tmp_path / "event.avsc").write_text(json.dumps({**EVENT_AVSC, "fields": fields}))
+    file.write_text(file.read_text() + "privacy: {hash_key: '${HASH_KEY}', in: [alerts]}\n")
+    loaded = load_pipeline(file, {"HASH_KEY": KEY})
+    privacy = privacy_of(
+        loaded, load_schema(loaded.source.schema_ref, loaded.base), feature_plan(loaded).names
+    )
+
+    reasons = [{"feature": "last.amount"}, {"feature": "last.speed"}]
+
+    assert hide({**ALERT, "reasons": reasons}, privacy)["reasons"] == [{"feature": "last.speed"}]
