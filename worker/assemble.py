@@ -26,6 +26,7 @@ from schemas.registry import Registry
 from schemas.schema import Schema, load_schema
 from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
+from worker.composite_card import CompositeCard
 from worker.config import Pipeline
 from worker.decide import DecisionPolicy, decide
 from worker.decode import DecodePlan, decode
@@ -243,7 +244,7 @@ def _batcher(pipeline: Pipeline, meter: Meter) -> Batcher:
 def stamp_of(
     pipeline: Pipeline,
     plan: FeaturePlan,
-    card: ModelCard | None,
+    card: ModelCard | CompositeCard | None,
     decision: DecisionPolicy | None,
     privacy: Privacy | None,
 ) -> Stamp:

@@ -6,118 +6,19 @@ event alone, so an event has the same score in every batch.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
-from pydantic.dataclasses import dataclass as checked
 
 from worker.batch import Features
-from worker.infer import Model, check_golden, infer, load_model, seconds_for, settle
-from worker.interval import Interval
-from worker.key_types import NAME, VERSION, Number, Text, wrong
-from worker.model_file import CARD_FILE, SECTION, Reference, check_sha256, load_model_card, read_card
+from worker.composite_card import CompositeCard, is_composite, load_composite_card
+from worker.infer import Feed, Model, check_golden, infer, load_model, seconds_for, settle
+from worker.model_file import read_card
 from worker.plan import FeaturePlan
 from worker.rules import RuleError, parse_rule
-from worker.typed_yaml import parse
-
-_MEMBER = f"^{NAME.strip('^$')}/{VERSION.strip('^$')}$"
-
-
-@checked(frozen=True, slots=True, kw_only=True, config=SECTION)
-class Member:
-    """One of the models."""
-
-    model: Annotated[str, Field(pattern=_MEMBER)]  # NAME/VERSION in the same repository
-    weight: Annotated[Number, Field(gt=0)] = 1.0  # of an ensemble
-    when: Text | None = None  # of segments: a comparison of features; None: every other event
-
-
-@checked(frozen=True, slots=True, kw_only=True, config=SECTION)
-class CompositeOutput:
-    """What the score means."""
-
-    meaning: Literal["probability", "remaining_life"]
-
-
-@checked(frozen=True, slots=True, kw_only=True, config=SECTION)
-class CompositeCard:
-    """A version that is made of others: models/NAME/VERSION/model.yaml, checked."""
-
-    name: Annotated[str, Field(pattern=NAME)]
-    version: Annotated[str, Field(pattern=VERSION)]
-    description: Text
-    combine: Literal["ensemble", "cascade", "segments"]
-    members: Annotated[tuple[Member, ...], Field(min_length=2)]
-    above: Number | None = None  # of a cascade: a first score from here on is asked of the second model
-    output: CompositeOutput
-    reference: Mapping[str, Reference] = Field(default_factory=dict)
-    interval: Interval | None = None
-    trained_on: Any = None
-    metrics: Any = None
-    folder: Path
-
-    def __post_init__(self) -> None:
-        if (self.above is None) == (self.combine == "cascade"):
-            found = "nothing" if self.above is None else f"{self.above:g}"
-            raise wrong(found, "a score for a cascade, and nothing for others", "above")
-        if self.combine == "cascade" and len(self.members) != 2:
-            raise wrong(f"{len(self.members)} models", "two: the first one, and the one above", "members")
-        open_ended = [at for at, member in enumerate(self.members) if member.when is None]
-        if self.combine == "segments" and open_ended != [len(self.members) - 1]:
-            raise wrong("", "`when` at every member but the last, which has the rest", "members")
-        if self.combine != "segments" and len(open_ended) < len(self.members):
-            raise wrong("a member with `when`", "none, as combine is not segments", "members")
-
-    @property
-    def sha256(self) -> str:
-        """Of the card and of all that it is made of."""
-        whole = hashlib.sha256((self.folder / CARD_FILE).read_bytes())
-        for folder in self.folders:
-            whole.update(load_model_card(folder).sha256.encode())
-        return whole.hexdigest()
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """Of the members, in their order."""
-        return tuple(self.folder.parent.parent / member.model for member in self.members)
-
-
-CARD: TypeAdapter[CompositeCard] = TypeAdapter(CompositeCard)
-
-
-def is_composite(folder: Path) -> bool:
-    """Whether the version in this folder is made of others.
-
-    Raises:
-        ConfigError: there is no card.
-    """
-    return "combine" in (read_card(folder).value or {})
-
-
-def load_composite_card(folder: Path) -> CompositeCard:
-    """Read and check the card, and those of its members.
-
-    Raises:
-        ConfigError: one line, `FOLDER/model.yaml:LINE: key.path: found X, expected Y`.
-    """
-    document = read_card(folder)
-    card = parse(document, CARD, folder=folder)
-    for at, member in enumerate(card.folders):
-        if not (member / CARD_FILE).is_file():
-            found = card.members[at].model
-            raise document.error(("members", at, "model"), found, "a version in the same repository")
-        of_member = load_model_card(member)
-        if of_member.output.meaning != card.output.meaning:
-            found = f"{card.members[at].model}, whose score is a {of_member.output.meaning}"
-            raise document.error(("members", at, "model"), found, f"a {card.output.meaning}")
-        check_sha256(of_member)
-    return card
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -129,10 +30,20 @@ class Composite:
     holds: tuple[Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None, ...]  # of each, see Member.when
     asked: NDArray[np.int64]  # (members,) events that each was asked for, counted up
 
+    trees: None = None  # what explains one model exactly; of several there is none
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """Of all members."""
+        return tuple(feed for model in self.members for feed in model.feeds)
+
     @property
     def device(self) -> str:
         """Where the first one runs."""
         return self.members[0].device
+
+
+Version = Model | Composite
 
 
 def load_composite(folder: Path, plan: FeaturePlan, device: str) -> Composite:
@@ -156,12 +67,12 @@ def load_composite(folder: Path, plan: FeaturePlan, device: str) -> Composite:
     )
 
 
-def load_version(folder: Path, plan: FeaturePlan, device: str) -> Model | Composite:
+def load_version(folder: Path, plan: FeaturePlan, device: str) -> Version:
     """Load whatever the version is: see `load_model` and `load_composite`."""
     return load_composite(folder, plan, device) if is_composite(folder) else load_model(folder, plan, device)
 
 
-def scores_by(version: Model | Composite, features: Features) -> NDArray[np.float32]:
+def scores_by(version: Version, features: Features) -> NDArray[np.float32]:
     """(n,) scores; not finite where a model that was asked could not say. Raises as `infer`."""
     if isinstance(version, Model):
         return infer(version, features)
@@ -195,20 +106,20 @@ def _ask(version: Composite, member: int, features: Features, rows: NDArray[np.i
     return infer(version.members[member], features).copy()
 
 
-def check_version(version: Model | Composite) -> None:
+def check_version(version: Version) -> None:
     """See `check_golden`: of every member."""
     for model in (version,) if isinstance(version, Model) else version.members:
         check_golden(model)
 
 
-def settle_version(version: Model | Composite) -> Model | Composite:
+def settle_version(version: Version) -> Version:
     """See `settle`: of every member."""
     if isinstance(version, Model):
         return settle(version)
     return replace(version, members=tuple(settle(model) for model in version.members))
 
 
-def seconds_of(version: Model | Composite, plan: FeaturePlan, rows: int) -> float:
+def seconds_of(version: Version, plan: FeaturePlan, rows: int) -> float:
     """See `seconds_for`; of a composite at most, when every member is asked for every event."""
     if isinstance(version, Model):
         return seconds_for(version, plan, rows)

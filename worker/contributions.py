@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.batch import Features
-from worker.infer import Model
+from worker.composite import Version
 from worker.reason_kernels import laid_out, questions
 from worker.scoring import score_rows
 from worker.trees import tree_contributions
@@ -60,7 +60,7 @@ def compared(features: Features, rows: NDArray[np.int64], usual: Usual) -> Compa
 
 
 def contributions(
-    model: Model, features: Features, rows: NDArray[np.int64], scores: NDArray[np.float32], usual: Usual
+    model: Version, features: Features, rows: NDArray[np.int64], scores: NDArray[np.float32], usual: Usual
 ) -> Compared:
     """What each feature moved the score of these rows by.
 
@@ -99,7 +99,7 @@ def contributions(
 
 
 def _made_up(
-    model: Model,
+    model: Version,
     features: Features,
     source: NDArray[np.int64],
     scalars: NDArray[np.float64],

@@ -16,9 +16,9 @@ from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import Registry
 from schemas.schema import load_schema
 from worker.assemble import store_opener
+from worker.composite import load_version
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
-from worker.infer import load_model
 from worker.plan import feature_plan, registry_settings
 from worker.refusals import Refusals
 from worker.rights import missing_rights
@@ -228,7 +228,7 @@ def _model(pipeline: Pipeline) -> Finding:
     assert ref is not None
 
     def check() -> str:
-        model = load_model(ref.fetched(), feature_plan(pipeline), ref.device)
+        model = load_version(ref.fetched(), feature_plan(pipeline), ref.device)
         return f"{model.card.name} {model.card.version} on {model.device}, golden vectors equal"
 
     return _check("model", check, "mend the model folder, or set model.device to one that this machine has")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from worker.composite_card import CompositeCard
 from worker.config import (
     CalendarFeature,
     FieldFeature,
@@ -64,7 +65,7 @@ def model_feeds(pipeline: Pipeline, card: ModelCard, env: Mapping[str, str] = os
     return tuple(feeds)
 
 
-def check_interval(pipeline: Pipeline, card: ModelCard) -> None:
+def check_interval(pipeline: Pipeline, card: ModelCard | CompositeCard) -> None:
     """Check that the card has the interval whose end the pipeline decides on.
 
     Raises:

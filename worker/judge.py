@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from worker.batch import Batch
+from worker.composite import Composite
 from worker.decide import NONE, Decisions
 from worker.decision import decide_batch
 from worker.line import Line
@@ -32,7 +33,10 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
         return Ready(batch=batch, scores=None, decisions=None, rejected=[])
     with line.meter.timed("infer"):
         routed = line.router.score(batch, now_ms)
-    scored = routed.scored
+    scored, model = routed.scored, line.router.serving.champion.model
+    if isinstance(model, Composite):
+        line.meter.asked([member.model for member in model.card.members], model.asked)
+        model.asked[:] = 0
     features = replace(batch.features, degradation=scored.degradation)
     batch = replace(batch, features=features, version=routed.version, ends=scored.ends)
     line.meter.scored(reason, len(batch), features.incomplete, features.degradation)

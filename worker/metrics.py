@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -130,6 +131,9 @@ class Families:
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
         self.model_serving = gauge(
             "model_serving", "1 for the versions that score at present.", "version", "role"
+        )
+        self.model_asked = counter(
+            "model_asked", "Events that each model of a version made of several was asked for.", "member"
         )
         self.model_refused = gauge("model_refused", "1 while the newest change is not taken up here.")
         self.challenger_events = gauge(
@@ -313,6 +317,11 @@ class Meter:
         for labels in self._serving:
             gauge.labels(self.pipeline, *labels).set(1)
         self._families.model_refused.labels(self.pipeline).set(is_refused)
+
+    def asked(self, members: Sequence[str], events: NDArray[np.int64]) -> None:
+        """(members,) how many events each model of a composite was asked for."""
+        for member, count in zip(members, events.tolist(), strict=True):
+            self._families.model_asked.labels(self.pipeline, member).inc(count)
 
     def challenger(self, version: str, agreement: Agreement) -> None:
         """How a challenger compares with the version that serves."""

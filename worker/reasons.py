@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from schemas.schema import Schema
 from worker.batch import Batch
+from worker.composite import Version
+from worker.composite_card import CompositeCard
 from worker.contributions import Compared, Usual, compared, contributions
 from worker.decide import CLEARED, NONE, Decisions
-from worker.infer import Model
 from worker.model_file import ModelCard
 from worker.plan import FeaturePlan
 from worker.reason_kernels import laid_out, leading, questions
@@ -41,7 +42,7 @@ class ReasonPlan:
 
 
 def reason_plan(
-    plan: FeaturePlan, schema: Schema, card: ModelCard, *, alert_below: bool, asks_model: bool
+    plan: FeaturePlan, schema: Schema, card: ModelCard | CompositeCard, *, alert_below: bool, asks_model: bool
 ) -> ReasonPlan:
     """Match the pipeline's features with what the card says of the training rows.
 
@@ -81,14 +82,14 @@ def reason_plan(
     )
 
 
-PlanReasons = Callable[[ModelCard], ReasonPlan]
+PlanReasons = Callable[[ModelCard | CompositeCard], ReasonPlan]
 
 
 def planner(plan: FeaturePlan, schema: Schema, *, alert_below: bool, asks_model: bool) -> PlanReasons:
     """A function from a version's card to its plan, which is made once; see `reason_plan`."""
     made: dict[str, ReasonPlan] = {}
 
-    def of(card: ModelCard) -> ReasonPlan:
+    def of(card: ModelCard | CompositeCard) -> ReasonPlan:
         key = f"{card.version} {card.sha256}"
         if key not in made:
             made[key] = reason_plan(plan, schema, card, alert_below=alert_below, asks_model=asks_model)
@@ -106,7 +107,7 @@ def _warm() -> None:
 
 
 def reasons(
-    plan: ReasonPlan, batch: Batch, scores: NDArray[np.float32], decisions: Decisions, model: Model | None
+    plan: ReasonPlan, batch: Batch, scores: NDArray[np.float32], decisions: Decisions, model: Version | None
 ) -> Reasons:
     """The reasons of each alert of a batch that will be published, most important first, at most three.
 
@@ -156,7 +157,7 @@ def _found(
     batch: Batch,
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
-    model: Model | None,
+    model: Version | None,
 ) -> Compared:
     if plan.asks_model and model is not None:
         try:

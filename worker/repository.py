@@ -10,6 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from worker.composite_card import MEMBER, check_files
 from worker.model_file import CARD_FILE, GOLDEN_FILE, check_sha256, load_model_card
 from worker.yaml_lines import ConfigError
 
@@ -46,7 +49,8 @@ def fetch(repository: Path | str, name: str, version: str) -> Path:
         arriving.mkdir(parents=True)
         try:
             _get(files, f"{source}/{CARD_FILE}", arriving / CARD_FILE)
-            for file in _files_of(arriving):
+            files_of_it, members = _named_by(arriving)
+            for file in files_of_it:
                 target = arriving / file
                 if not target.resolve().is_relative_to(arriving.resolve()):
                     raise RepositoryError(f"{source}: its card names {file!r}, a file outside of the version")
@@ -57,7 +61,10 @@ def fetch(repository: Path | str, name: str, version: str) -> Path:
                 f"{source}: cannot be fetched ({type(error).__name__}: {error}): expected {CARD_FILE}, "
                 f"{GOLDEN_FILE} and the files that the card names"
             ) from error
-        check_sha256(load_model_card(arriving))
+        for member in members:
+            fetch(repository, *member)
+        if not members:
+            check_sha256(load_model_card(arriving))
         try:
             arriving.rename(folder)
         except OSError:
@@ -91,7 +98,7 @@ def newest(repository: Path | str, name: str) -> str | None:
     """The last version that is whole; one that is still being written is not there yet."""
     for version in reversed(versions(repository, name)):
         try:
-            check_sha256(load_model_card(fetch(repository, name, version)))
+            check_files(fetch(repository, name, version))
         except ConfigError:
             continue
         return version
@@ -102,15 +109,19 @@ def _in_order(version: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version) if part]
 
 
-def _files_of(folder: Path) -> list[str]:
-    """What the card names. It is not checked yet that the rest of it holds: its files are still to come."""
-    import yaml
+def _named_by(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Files of the version besides its card, or name and version of each that it is made of.
 
+    Whether the rest of the card holds is not checked yet: what it names is still to come.
+    """
     card: Any = yaml.safe_load((folder / CARD_FILE).read_text())
     if not isinstance(card, dict):
         raise ValueError(f"{CARD_FILE} is no mapping")
+    if "combine" in card:
+        found = [re.fullmatch(MEMBER, str(member["model"])) for member in card.get("members") or ()]
+        return [], [(match[0].partition("/")[0], match[0].partition("/")[2]) for match in found if match]
     external = card.get("external_data") or {}
-    return [str(card.get("file", "model.onnx")), GOLDEN_FILE, *map(str, external)]
+    return [str(card.get("file", "model.onnx")), GOLDEN_FILE, *map(str, external)], []
 
 
 def _get(files: Any, source: str, target: Path) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from worker.batch import Ends, Events, Features, Rejected
+from worker.composite import Version, check_version, scores_by, settle_version
 from worker.degradation import CPU, RULES, STEPS, WHOLE
 from worker.exits import Exit, StopWorker
-from worker.infer import Model, check_golden, infer, settle
 from worker.interval import ends
 from worker.session import ModelError
 from worker.yaml_lines import ConfigError
@@ -26,7 +26,7 @@ _OF_ROWS = (InvalidArgument, Fail, RuntimeException)
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _NUMBER = re.compile(r"-?\b\d[\d.]*(?:e[+-]?\d+)?\b", re.IGNORECASE)
 
-Load = Callable[[str], Model]  # of a device: auto, cpu, cuda:N, tensorrt:N
+Load = Callable[[str], Version]  # of a device: auto, cpu, cuda:N, tensorrt:N
 Rule = Callable[[NDArray[np.float64]], NDArray[np.float32]]  # (n, f) features to (n,) scores
 
 
@@ -54,7 +54,7 @@ class Scorer:
         *,
         has_spare: bool = False,
         rule: Rule | None = None,
-        prepare: Callable[[Model], Model] = settle,
+        prepare: Callable[[Version], Version] = settle_version,
         on_step: Callable[[int], None] = lambda _: None,
         pipeline: str = "",
     ) -> None:
@@ -94,12 +94,12 @@ class Scorer:
         return "rules" if self._step == RULES else self._models[self._step].device
 
     @property
-    def model(self) -> Model | None:
+    def model(self) -> Version | None:
         """What gives the scores at present; None: the rules do."""
         return None if self._step == RULES else self._models[self._step]
 
     @property
-    def loaded(self) -> Model:
+    def loaded(self) -> Version:
         """The version on its own device, whatever gives the scores at present."""
         return self._models[WHOLE]
 
@@ -115,7 +115,7 @@ class Scorer:
         except DeviceFailedError as error:
             raise StopWorker(Exit.DEVICE, str(error)) from error
 
-    def _settled(self, model: Model) -> Model:
+    def _settled(self, model: Version) -> Version:
         try:
             return self._prepare(model)
         except ModelError:
@@ -189,7 +189,7 @@ class Scorer:
         self._on_step(step)
 
 
-def score_rows(model: Model, features: Features) -> tuple[NDArray[np.float32], dict[int, str]]:
+def score_rows(model: Version, features: Features) -> tuple[NDArray[np.float32], dict[int, str]]:
     """(n,) scores, and the rows that the model chokes on with what it said; those score NaN.
 
     A batch that fails is halved until the rows are found that fail alone. When none of them could be
@@ -204,7 +204,7 @@ def score_rows(model: Model, features: Features) -> tuple[NDArray[np.float32], d
     _score_part(model, features, 0, len(scores), scores, failed)
     if failed and len(failed) == len(scores):
         try:
-            check_golden(model)
+            check_version(model)
         except ModelError as error:
             if model.device != "cpu":
                 raise DeviceFailedError(f"{model.device} failed: {error}") from error
@@ -213,7 +213,7 @@ def score_rows(model: Model, features: Features) -> tuple[NDArray[np.float32], d
 
 
 def _score_part(
-    model: Model,
+    model: Version,
     features: Features,
     start: int,
     stop: int,
@@ -228,7 +228,7 @@ def _score_part(
             sequences={name: values[start:stop] for name, values in features.sequences.items()},
         )
     try:
-        scores[start:stop] = infer(model, part)
+        scores[start:stop] = scores_by(model, part)
     except ModelError:
         raise
     except Exception as error:

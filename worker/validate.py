@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.schema import load_schema
+from worker.composite_card import CompositeCard, in_words, read_cards
 from worker.config import (
     LookupFeature,
     ModelRef,
@@ -22,7 +23,7 @@ from worker.config import (
 )
 from worker.feeds import Feed, check_interval, feature_words, model_feeds
 from worker.key_types import write_duration, write_size
-from worker.model_file import ModelCard, check_sha256, load_model_card, show_shape
+from worker.model_file import ModelCard, check_sha256, show_shape
 from worker.rules import names_in
 from worker.secret import shown
 
@@ -50,8 +51,9 @@ class Plan:
 
     pipeline: Pipeline
     event: str  # name of the event's record
-    card: ModelCard | None
-    feeds: tuple[Feed, ...]
+    composite: CompositeCard | None  # of a version that is made of others
+    cards: tuple[ModelCard, ...]  # of the model, or of all that it is made of
+    feeds: tuple[tuple[Feed, ...], ...]  # of each card
     features: Mapping[str, str]  # every scalar column the pipeline computes, in words
     topics: tuple[Topic, ...]
     bad_records: tuple[str, ...]
@@ -64,21 +66,23 @@ def plan(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> Plan:
     Raises:
         ConfigError: the model version is broken, or an input of it has no feature to feed it.
     """
-    card = None if pipeline.model is None else load_model_card(pipeline.model.fetched())
-    if card is not None:
+    composite, cards = (None, ()) if pipeline.model is None else read_cards(pipeline.model.fetched())
+    for card in cards:
         check_sha256(card)
-        check_interval(pipeline, card)
-    feeds = () if card is None else model_feeds(pipeline, card, env)
+    if cards:
+        check_interval(pipeline, composite or cards[0])
+    feeds = tuple(model_feeds(pipeline, card, env) for card in cards)
     features = feature_words(pipeline, env)
     return Plan(
         pipeline=pipeline,
         event=load_schema(pipeline.source.schema_ref, pipeline.base).name,
-        card=card,
+        composite=composite,
+        cards=cards,
         feeds=feeds,
         features=features,
         topics=tuple(_topics(pipeline)),
         bad_records=tuple(_bad_records(pipeline)),
-        notes=tuple(_notes(pipeline, card, feeds, features)),
+        notes=tuple(_notes(pipeline, cards, feeds, features)),
     )
 
 
@@ -102,7 +106,11 @@ def as_json(pipeline: Pipeline, env: Mapping[str, str] = os.environ) -> str:
         ConfigError: as `plan`.
     """
     planned = plan(pipeline, env)
-    model = None if planned.card is None else _model_json(planned, planned.card)
+    models = [_model_json(*each) for each in zip(planned.cards, planned.feeds, strict=True)]
+    model: dict[str, Any] | None = models[0] if models else None
+    if planned.composite is not None:
+        made = planned.composite
+        model = {"name": made.name, "version": made.version, "combine": made.combine, "members": models}
     document = {
         "name": pipeline.name,
         "file": str(pipeline.path),
@@ -123,13 +131,13 @@ def settings(pipeline: Pipeline) -> dict[str, Any]:
     return written
 
 
-def _model_json(planned: Plan, card: ModelCard) -> dict[str, Any]:
+def _model_json(card: ModelCard, feeds: tuple[Feed, ...]) -> dict[str, Any]:
     inputs = [
         {
             "tensor": model_input.tensor,
             "dtype": model_input.dtype,
             "shape": list(model_input.shape),
-            "fed_by": [asdict(feed) for feed in planned.feeds if feed.tensor == model_input.tensor],
+            "fed_by": [asdict(feed) for feed in feeds if feed.tensor == model_input.tensor],
         }
         for model_input in card.inputs
     ]
@@ -209,22 +217,26 @@ def _open_doors(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _notes(
-    pipeline: Pipeline, card: ModelCard | None, feeds: tuple[Feed, ...], features: Mapping[str, str]
+    pipeline: Pipeline,
+    cards: tuple[ModelCard, ...],
+    feeds: tuple[tuple[Feed, ...], ...],
+    features: Mapping[str, str],
 ) -> Iterator[str]:
-    if card is not None and TREES in card.onnx_file.read_bytes():
+    if any(TREES in card.onnx_file.read_bytes() for card in cards):
         yield "The model has TreeEnsemble operators: they run on the CPU whatever device is asked."
     decision = pipeline.decision
-    if card is not None and decision is not None:
+    if cards and decision is not None:
+        card = cards[0]
         values = decision.severities.values()
         if card.output.meaning == "probability" and not all(0 <= value <= 1 for value in values):
             yield "A severity lies outside 0..1, but the model's output is a probability."
         if card.output.meaning == "remaining_life" and decision.alert_when == "above":
             yield "alert_when is above, but the model's output is remaining life: long life would alert."
-    fed = {feed.feature for feed in feeds}
+    fed = {feed.feature for of_card in feeds for feed in of_card}
     for rule in decision.rules.values() if decision is not None else ():
         fed |= names_in(str(rule.when), list(features))
     unused = [name for name in features if name not in fed]
-    if card is not None and unused:
+    if cards and unused:
         yield f"Computed, but no input of the model takes it: {', '.join(unused)}."
     if pipeline.model is not None and decision is None:
         yield "There is no decision section: scores are written, alerts are not."
@@ -279,23 +291,31 @@ def _keeps(planned: Plan) -> list[str]:
 
 
 def _scores(planned: Plan) -> list[str]:
-    card, model = planned.card, planned.pipeline.model
-    if card is None or model is None:
+    model = planned.pipeline.model
+    if not planned.cards or model is None:
         return ["computes (no model: for other pipelines to look up)", *_table(planned.features.items())]
-    lines = ["scores", f"  {card.name} version {card.version} on device {model.device}: {card.description}"]
+    lines = ["scores"]
+    if planned.composite is not None:
+        lines += [f"  {in_words(planned.composite)}, on device {model.device}"]
+    for card, feeds in zip(planned.cards, planned.feeds, strict=True):
+        lines += _scores_of(card, feeds, model.device)
+    return [*lines, *_stands_in(model)]
+
+
+def _scores_of(card: ModelCard, feeds: tuple[Feed, ...], device: str) -> list[str]:
+    lines = [f"  {card.name} version {card.version} on device {device}: {card.description}"]
     for model_input in card.inputs:
         lines += [
             "",
             f"  model input {model_input.tensor}, {model_input.dtype} {show_shape(model_input.shape)}",
         ]
-        rows = [feed for feed in planned.feeds if feed.tensor == model_input.tensor]
+        rows = [feed for feed in feeds if feed.tensor == model_input.tensor]
         lines += _table((f"{feed.column:>3}  {feed.feature}", feed.source) for feed in rows)
     column = "" if card.output.column is None else f", column {card.output.column}"
     return [
         *lines,
         "",
         f"  score: output {card.output.tensor}{column}, {_MEANING[card.output.meaning]}",
-        *_stands_in(model),
     ]
 
 

@@ -11,11 +11,11 @@ from functools import partial
 import structlog
 
 from worker.comparison import Comparison
+from worker.composite import load_version, seconds_of
 from worker.config import Pipeline
 from worker.control import ControlError, ControlLog, ControlWriter, Routing, create_control_topic
 from worker.exits import Exit, StopWorker
 from worker.feeds import check_interval
-from worker.infer import load_model, seconds_for
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
 from worker.repository import fetch, newest
@@ -123,7 +123,7 @@ def check_latency(
         ModelError: it does.
     """
     for rows in sorted({1, min(64, max_rows), max_rows}):
-        new_s, old_s = (seconds_for(scorer.loaded, plan, rows) for scorer in (new, serving))
+        new_s, old_s = (seconds_of(scorer.loaded, plan, rows) for scorer in (new, serving))
         if new_s > old_s * max_slowdown + _OVERHEAD_S:
             raise ModelError(
                 f"version {new.card.version} takes {new_s * 1000:.3g} ms for {rows} events, version "
@@ -144,7 +144,7 @@ def open_scorer(
     assert ref is not None
     on_cpu, by_rules = ref.when_device_fails == "cpu", ref.when_model_fails == "rules"
     scorer = Scorer(
-        partial(load_model, fetch(ref.repository, ref.name, version), plan),
+        partial(load_version, fetch(ref.repository, ref.name, version), plan),
         ref.device,
         has_spare=on_cpu,
         rule=scoring_rule(str(ref.rules), plan.names, ref.rules_score) if by_rules else None,

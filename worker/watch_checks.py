@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from worker.composite_card import read_cards
 from worker.feature_types import FieldFeature, SequenceFeature, WindowFeature
-from worker.model_file import load_model_card
 from worker.pipeline_types import Pipeline
 from worker.yaml_lines import ConfigError, KeyPath, show
 
@@ -29,7 +29,8 @@ def _drift(pipeline: Pipeline) -> Iterator[tuple[KeyPath, str, str]]:
     if drift is None or model is None or not (model.folder / "model.yaml").is_file():
         return
     try:
-        card = load_model_card(model.folder)
+        composite, cards = read_cards(model.folder)
+        card = composite or cards[0]
     except ConfigError:
         return  # whoever loads the model says what is wrong with it
     known = [name for name, reference in card.reference.items() if reference.shares]

@@ -15,6 +15,7 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import DeviceReset, Fail, InvalidArgument, RuntimeException
 
 from tests.builders import batch, features, model_folder, pipeline, table_model
+from worker.composite import Version
 from worker.degradation import CPU, RULES, STALE_LOOKUP, WHOLE, WITHOUT_ROWS
 from worker.exits import Exit, StopWorker
 from worker.infer import Model, infer, load_model
@@ -174,7 +175,7 @@ def device(opened: Open) -> Device:
     return Device(opened)
 
 
-def as_it_is(model: Model) -> Model:
+def as_it_is(model: Version) -> Version:
     """What prepares a model of a device that is only called one."""
     return model
 
@@ -194,7 +195,7 @@ def test_a_device_that_fails_ends_the_worker_unless_the_file_allows_the_cpu(devi
 
 
 def test_a_device_that_fails_while_it_is_made_ready_ends_the_worker(device: Device) -> None:
-    def fail(_: Model) -> Model:
+    def fail(_: Version) -> Version:
         raise SICK
 
     scorer = Scorer(device.load, GPU, prepare=fail)
@@ -208,7 +209,7 @@ def test_a_device_that_fails_while_it_is_made_ready_ends_the_worker(device: Devi
 def test_a_device_that_cannot_be_made_ready_again_is_not_taken_back(device: Device) -> None:
     prepared: list[str] = []
 
-    def prepare(model: Model) -> Model:
+    def prepare(model: Version) -> Version:
         prepared.append(model.device)
         if len(prepared) > 2:
             raise SICK

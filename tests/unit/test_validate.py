@@ -86,8 +86,9 @@ def test_the_maintenance_pipeline_feeds_a_sequence() -> None:
         pytest.skip("the model rul version 1 is not there")
     planned = plan(load_pipeline(ROOT / "pipelines" / "maintenance.yaml", {}), {})
 
-    assert [feed.feature for feed in planned.feeds][:2] == ["readings.s02", "readings.s03"]
-    assert len(planned.feeds) == 14
+    (feeds,) = planned.feeds
+    assert [feed.feature for feed in feeds][:2] == ["readings.s02", "readings.s03"]
+    assert len(feeds) == 14
 
 
 def test_what_stands_in_for_the_model_is_said(tmp_path: Path) -> None:
