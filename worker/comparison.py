@@ -41,6 +41,7 @@ class Trip:
     guard: str
     found: float
     allowed: float
+    events: int  # of the challenger until then
 
     def __str__(self) -> str:
         return f"guard {self.guard}: found {self.found:.4g}, allowed {self.allowed:.4g}"
@@ -105,7 +106,7 @@ class Comparison:
         if self._guards.error_share is None:
             return None
         # No reason to wait for more of them: a version that cannot be asked is of no use.
-        return Trip(guard="error_share", found=self._failed / self._events, allowed=self._guards.error_share)
+        return self._trip("error_share", self._failed / self._events, self._guards.error_share)
 
     def agreement(self) -> Agreement:
         """How alike they are."""
@@ -134,22 +135,23 @@ class Comparison:
     def _broken(self, found: Agreement) -> Trip | None:
         guards = self._guards
         if guards.error_share is not None and found.error_share > guards.error_share:
-            return Trip(guard="error_share", found=found.error_share, allowed=guards.error_share)
+            return self._trip("error_share", found.error_share, guards.error_share)
         if guards.slowdown is not None and found.slowdown > guards.slowdown:
-            return Trip(guard="slowdown", found=found.slowdown, allowed=guards.slowdown)
+            return self._trip("slowdown", found.slowdown, guards.slowdown)
         if guards.alert_ratio is not None:
             old, new = self._alerts.tolist()
             if is_ratio_beyond(old, new, guards.alert_ratio):
-                return Trip(guard="alert_ratio", found=new / max(old, 1), allowed=guards.alert_ratio)
+                return self._trip("alert_ratio", new / max(old, 1), guards.alert_ratio)
         if guards.rank_correlation is not None and not math.isnan(found.rank_correlation):
             pairs = min(self._pairs_seen, _REMEMBERED)
             if found.rank_correlation + _SURE / math.sqrt(max(pairs - 1, 1)) < guards.rank_correlation:
-                return Trip(
-                    guard="rank_correlation", found=found.rank_correlation, allowed=guards.rank_correlation
-                )
+                return self._trip("rank_correlation", found.rank_correlation, guards.rank_correlation)
         if guards.score_psi is not None and found.score_psi > guards.score_psi:
-            return Trip(guard="score_psi", found=found.score_psi, allowed=guards.score_psi)
+            return self._trip("score_psi", found.score_psi, guards.score_psi)
         return None
+
+    def _trip(self, guard: str, found: float, allowed: float) -> Trip:
+        return Trip(guard=guard, found=found, allowed=allowed, events=self._events)
 
 
 def is_ratio_beyond(old: int, new: int, most: float) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.codec import Codec
 from schemas.spans import spans_of
 from worker.batch import Batch, Rejected, take
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
+from worker.guard_alerts import guard_alert
 from worker.line import Line
 from worker.reasons import Reasons
 from worker.router import Shadow
@@ -42,6 +45,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
     assert line.score_codec is not None
     batch = made.batch
     _publish_watched(line, batch, scores, wall_us)
+    _publish_trips(line, batch, wall_us)
     rows = np.flatnonzero(np.isfinite(scores) & ~batch.features.is_muted)
     if not len(rows):
         return
@@ -92,6 +96,32 @@ def _publish_alerts(
         line.meter.alert(alert["severity"], alert["lifecycle"])
 
 
+def _publish_trips(line: Line, batch: Batch, wall_us: int) -> None:
+    if line.router is None or not line.router.untold:
+        return
+    untold, line.router.untold = line.router.untold, []
+    if line.watch_codec is None or line.rollout is None:
+        return
+    alerts = [
+        guard_alert(
+            trip,
+            pipeline=line.name,
+            worker=line.rollout.worker,
+            model=line.stamp.model,
+            version=version,
+            event_us=int(batch.events.event_us.max()),
+            now_us=wall_us,
+        )
+        for version, trip in untold
+    ]
+    _send_watch_alerts(line, line.watch_codec, alerts)
+
+
+def _send_watch_alerts(line: Line, codec: Codec, alerts: list[dict[str, Any]]) -> None:
+    encoded = codec.encode_rows(alerts, trusted=True)
+    line.sink.send(line.watch_topic, spans_of(encoded), spans_of([a["alert_id"].encode() for a in alerts]))
+
+
 def _publish_watched(line: Line, batch: Batch, scores: NDArray[np.float32], wall_us: int) -> None:
     if line.watcher is None or line.router is None:
         return
@@ -104,5 +134,4 @@ def _publish_watched(line: Line, batch: Batch, scores: NDArray[np.float32], wall
     if not alerts:
         return
     assert line.watch_codec is not None
-    encoded = line.watch_codec.encode_rows(alerts, trusted=True)
-    line.sink.send(line.watch_topic, spans_of(encoded), spans_of([a["alert_id"].encode() for a in alerts]))
+    _send_watch_alerts(line, line.watch_codec, alerts)

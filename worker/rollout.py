@@ -62,7 +62,7 @@ class Rollout:
         newest: Newest = lambda: None,
         poll_s: float | None = None,
     ) -> None:
-        self._pipeline, self._worker = pipeline, worker
+        self._pipeline, self.worker = pipeline, worker
         self._router = router
         self._control, self._writer = log, writer
         self._at_start = at_start
@@ -90,7 +90,7 @@ class Rollout:
         self._stop.set()
         self._thread.join(5.0)
         try:
-            self._writer.leave(self._pipeline, self._worker)
+            self._writer.leave(self._pipeline, self.worker)
         except ControlError as error:
             self._logger.warning("not told that this worker leaves", error=str(error))
         if not self._thread.is_alive():
@@ -180,7 +180,7 @@ class Rollout:
         self._logger.error("a guard is broken", version=version, guard=trip.guard, why=str(trip))
         if serving.is_shadow or serving.revision != revision:
             return  # it decides nothing, or is gone already
-        self._offer_change("rollback", f"{trip} (version {version})", by=f"guard of {self._worker}")
+        self._offer_change("rollback", f"{trip} (version {version})", by=f"guard of {self.worker}")
 
     def _promote_newest(self) -> None:
         """Offer the newest version of the repository, unless it has had its turn; it proves itself first."""
@@ -201,7 +201,7 @@ class Rollout:
         except _REFUSALS as error:
             self._logger.error("the newest version is left where it is", version=newest, why=str(error))
             return
-        by = f"poll of {self._worker}"
+        by = f"poll of {self.worker}"
         self._offer_change("promote", "newest in the repository", by=by, version=newest)
 
     def _offer_change(self, action: str, why: str, *, by: str, version: str | None = None) -> None:
@@ -223,7 +223,7 @@ class Rollout:
         self._writer.status(
             Status(
                 pipeline=self._pipeline,
-                worker=self._worker,
+                worker=self.worker,
                 revision=serving.revision,
                 champion=serving.champion.card.version,
                 challenger=challenger,

@@ -62,6 +62,7 @@ class Router:
         self.serving = serving
         # Guards that challengers broke, with the revision that brought them, each once; any thread may read.
         self.trips: SimpleQueue[tuple[int, Trip]] = SimpleQueue()
+        self.untold: list[tuple[str, Trip]] = []  # the same, for the loop to publish
         self._offered: Serving | None = None
         self._tripped = -1
 
@@ -180,6 +181,8 @@ class Router:
         if trip is not None and self._tripped != serving.revision:
             self._tripped = serving.revision
             self.trips.put((serving.revision, trip))
+            assert serving.challenger is not None
+            self.untold.append((serving.challenger.card.version, trip))
 
 
 def chosen_rows(batch: Batch, share: float) -> NDArray[np.int64]:

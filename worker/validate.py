@@ -163,8 +163,12 @@ def _topics(pipeline: Pipeline) -> Iterator[Topic]:
     if pipeline.decision is not None and outputs.alerts is not None:
         names = ", ".join(pipeline.decision.severities)
         yield Topic(name=outputs.alerts, use="alerts", holds=f"alerts of severity {names}")
-    if pipeline.watch is not None and outputs.watch is not None:
-        yield Topic(name=outputs.watch, use="watch", holds="alerts of drift and of readings")
+    if (pipeline.watch is not None or pipeline.rollout is not None) and outputs.watch is not None:
+        yield Topic(name=outputs.watch, use="watch", holds="alerts of drift, of readings, and of guards")
+    if pipeline.rollout is not None:
+        yield Topic(name=pipeline.rollout.control, use="control", holds="which model version serves")
+        if pipeline.rollout.shadow is not None:
+            yield Topic(name=pipeline.rollout.shadow, use="shadow", holds="scores of a shadowed version")
     yield Topic(
         name=outputs.dead_letters, use="dead_letters", holds="records that could not be used, as they came"
     )

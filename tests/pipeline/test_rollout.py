@@ -88,13 +88,15 @@ class Traffic:
 @pytest.fixture
 def file(kafka_bootstrap: str, topic_prefix: str, tmp_path: Path, models: Path) -> Path:
     shadow = f"{topic_prefix}fraud.shadow"
-    create_topics(kafka_bootstrap, {**topics_of(topic_prefix, PARTITIONS), shadow: PARTITIONS})
+    watch = f"{topic_prefix}fraud.watch"
+    create_topics(kafka_bootstrap, {**topics_of(topic_prefix, PARTITIONS), shadow: PARTITIONS, watch: 1})
     made = alone(
         tmp_path,
         topic_prefix,
         kafka={"bootstrap": kafka_bootstrap},
         state={"store": "memory://"},
         model={"repository": str(models)},
+        outputs={"watch": watch},
         rollout={
             "control": f"{topic_prefix}control",
             "shadow": shadow,
@@ -188,6 +190,20 @@ def versions_of(kafka: str, topic: str, count: int) -> dict[tuple[int, int], tup
     return found
 
 
+def watch_alerts(kafka: str, topic: str) -> list[dict[str, Any]]:
+    """The first of the watch topic, once it is there."""
+    codec = Codec(load_schema("watch_alert"), "single_object")
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "watch", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[dict[str, Any]] = []
+    give_up_s = time.monotonic() + WITHIN_S
+    while not found and time.monotonic() < give_up_s:
+        values = [m.value() for m in consumer.consume(100, 0.2) if m.error() is None]
+        found += codec.decode(values).table.to_pylist() if values else []
+    consumer.close()
+    return found
+
+
 def test_versions_are_promoted_and_taken_back_on_every_worker_and_no_score_is_missing(
     kafka_bootstrap: str, topic_prefix: str, running: Running, say: Say
 ) -> None:
@@ -273,6 +289,10 @@ def test_a_canary_that_is_blind_is_taken_back_by_its_guard(
         time.sleep(0.05)
     assert worker.line.router is not None
     assert worker.line.router.serving.challenger is None
+    (alert,) = watch_alerts(kafka_bootstrap, f"{topic_prefix}fraud.watch")
+    assert (alert["kind"], alert["model_version"], alert["worker"]) == ("GUARD", "blind", "one")
+    assert alert["subject"] in back["why"]
+    assert alert["events"] >= 1000
 
 
 def test_a_shadow_is_written_beside_and_a_worker_that_starts_later_knows_the_decision(
