@@ -22,7 +22,6 @@ from feature_cache.redis_store import RedisStore
 from feature_cache.rows import HotRows
 from feature_cache.store import MemoryStore, Store
 from schemas.codec import Codec
-from schemas.registry import Registry
 from schemas.schema import Schema, load_schema
 from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
@@ -44,7 +43,6 @@ from worker.plan import (
     decision_policy,
     decode_plan,
     feature_plan,
-    registry_settings,
 )
 from worker.privacy import Privacy, privacy_of
 from worker.producer_settings import producer_config
@@ -53,6 +51,7 @@ from worker.reasons import PlanReasons, planner
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.records import records_of
+from worker.registries import open_registry
 from worker.rights import check_rights
 from worker.scout import Scout
 from worker.sink import Sink
@@ -226,11 +225,6 @@ def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec |
         # Naming the topic registers the schema; other wire formats have no registry to tell.
         topic=topic if outputs.wire == "confluent" else None,
     )
-
-
-def open_registry(pipeline: Pipeline, url: str | None) -> Registry | None:
-    """The registry at this address, by the pipeline's login; None without one."""
-    return Registry(registry_settings(pipeline, url)) if url else None
 
 
 def _batcher(pipeline: Pipeline, meter: Meter) -> Batcher:

@@ -160,11 +160,29 @@ def is_ratio_beyond(old: int, new: int, most: float) -> bool:
     Of all that was counted the share of each would be binomial if the ratio were just `most`. Counted on the
     same events both have some in common, and stray from each other by less than that.
     """
-    few, many = sorted((old, new))
-    total, share = few + many, 1 / (1 + most)
-    if few >= total * share:
+    return _are_too_few(min(old, new), old + new, 1 / (1 + most))
+
+
+def precision_trip(old: tuple[int, int], new: tuple[int, int], most: float) -> Trip | None:
+    """The guard on precision, as labels tell it; None where it is not broken, or nobody knows yet.
+
+    Args:
+        old, new: events with a label that the champion and the challenger flagged, and those that were right.
+        most: times the champion's precision may be that of the challenger.
+    """
+    if not old[0] or not new[0]:
+        return None
+    precision = old[1] / old[0]
+    if not _are_too_few(new[1], new[0], precision / most):
+        return None
+    return Trip(guard="precision", found=new[1] / new[0], allowed=precision / most, events=new[0])
+
+
+def _are_too_few(few: int, total: int, share: float) -> bool:
+    """Whether so few of so many would be too strange if each were one with this chance."""
+    if not 0 < share < 1 or few >= total * share:
         return False
-    # At most so few of so many: the terms of the tail, the largest one last.
+    # The terms of the binomial tail, the largest one last.
     logs = [
         math.lgamma(total + 1)
         - math.lgamma(k + 1)

@@ -125,7 +125,7 @@ def _writer(value: bytes, pipeline: Pipeline) -> Schema:
             if prefix == single_object_prefix(schema.fingerprint):
                 return schema
         raise SchemaError(f"found {prefix.hex()} in front, which names none of the file's schemas")
-    from worker.assemble import open_registry
+    from worker.registries import open_registry
 
     registry = open_registry(pipeline, source.registry)
     if registry is None or len(prefix) < PREFIX_BYTES["confluent"] or prefix[0]:

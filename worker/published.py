@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from schemas.codec import Codec
 from schemas.schema import load_schema
-from worker.assemble import open_registry
 from worker.config import Pipeline
+from worker.registries import open_registry
 from worker.replay import Period
 from worker.replay_log import reader_config, until
 

@@ -28,6 +28,7 @@ from worker.yaml_lines import ConfigError
 
 _LOOK_S = 0.1
 _STATUS_EVERY_S = 10.0
+_LABELS_EVERY_S = 10.0
 _REFUSALS = (ModelError, ConfigError, StopWorker, OSError)
 _AGAIN_S = 1.0  # before Kafka is asked again after it refused
 
@@ -36,6 +37,7 @@ Compare = Callable[[], Comparison]
 Check = Callable[
     [Scorer, Scorer], None
 ]  # the new one, beside the one that serves; ModelError: it may not serve
+Precision = Callable[[str, str], Trip | None]  # of two versions, as labels tell
 Newest = Callable[[], str | None]  # version in the repository, None: there is none
 
 
@@ -59,6 +61,7 @@ class Rollout:
         compare: Compare,
         check: Check,
         meter: Meter,
+        precision: Precision = lambda _old, _new: None,
         newest: Newest = lambda: None,
         poll_s: float | None = None,
     ) -> None:
@@ -69,6 +72,8 @@ class Rollout:
         self._open, self._compare, self._check = open_scorer, compare, check
         self._newest, self._poll_s = newest, poll_s
         self._meter = meter
+        self._precision = precision
+        self._judged_s = time.monotonic()
         self._held: dict[str, Scorer] = {}
         for scorer in (router.serving.champion, router.serving.challenger):
             if scorer is not None:
@@ -120,9 +125,18 @@ class Rollout:
             self._promote_newest()
         if now_s - self._told_s >= _STATUS_EVERY_S:
             self._tell()
+        self._look_at_labels(now_s)
         serving = self._router.serving
         if serving.comparison is not None and serving.challenger is not None:
             self._meter.challenger(serving.challenger.card.version, serving.comparison.agreement())
+
+    def _look_at_labels(self, now_s: float) -> None:
+        serving = self._router.serving
+        if serving.challenger is None or now_s - self._judged_s < _LABELS_EVERY_S:
+            return
+        self._judged_s = now_s
+        trip = self._precision(serving.champion.card.version, serving.challenger.card.version)
+        self._router.note(serving, trip)
 
     def _take_up(self, change: Change) -> None:
         """Offer what a change asks for, if it can serve."""

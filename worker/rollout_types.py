@@ -36,6 +36,11 @@ class Guards:
         default=None,
         description="Its scores are distributed unlike those of the serving version: PSI above this.",
     )
+    precision_ratio: Annotated[Number, Field(gt=1)] | None = Field(
+        default=1.5,
+        description="The precision of the serving version is so many times its own, once labels tell; needs "
+        "`truth`.",
+    )
     min_events: Annotated[Int, Field(ge=100)] = Field(
         default=2000, description="Of the canary, before any guard speaks."
     )

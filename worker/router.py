@@ -170,14 +170,15 @@ class Router:
         except StopWorker as error:
             if error.code is Exit.DEVICE:
                 raise  # the device is the champion's as well
-            self._note(serving, comparison.failed(len(rows), str(error)) if comparison else None)
+            self.note(serving, comparison.failed(len(rows), str(error)) if comparison else None)
             return None
         took_s = time.perf_counter() - began_s
         if comparison is not None:
-            self._note(serving, comparison.add(scored.scores[rows], other.scores, champion_s, took_s))
+            self.note(serving, comparison.add(scored.scores[rows], other.scores, champion_s, took_s))
         return other
 
-    def _note(self, serving: Serving, trip: Trip | None) -> None:
+    def note(self, serving: Serving, trip: Trip | None) -> None:
+        """A guard of the challenger is broken, unless there is none; any thread may say so."""
         if trip is not None and self._tripped != serving.revision:
             self._tripped = serving.revision
             self.trips.put((serving.revision, trip))

@@ -16,17 +16,18 @@ from feature_cache.redis_store import RedisStore
 from feature_cache.store import Store
 from schemas.codec import Codec
 from schemas.schema import load_schema
-from worker.assemble import OpenStore, open_registry
+from worker.assemble import OpenStore
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
 from worker.facts import FactPlan
 from worker.plan import decision_policy
+from worker.registries import open_registry
 from worker.source import consumer_config, partition_count
 from worker.truth import TruthJoin, TruthParts
 from worker.truth_checks import hides_event_ids
 from worker.truth_metrics import TruthMeter
 from worker.truth_reader import Reader
-from worker.truth_topic import FIGURES, FiguresTopic
+from worker.truth_topic import FiguresTopic, figures_codec
 from worker.truth_types import TruthOptions
 
 
@@ -81,15 +82,6 @@ def open_truth(
             figures=FiguresTopic(pipeline, figures_codec(pipeline, writes=True)),
         )
     )
-
-
-def figures_codec(pipeline: Pipeline, *, writes: bool) -> Codec:
-    """The codec of the figures' topic, framed as the other outputs."""
-    outputs, truth = pipeline.outputs, pipeline.truth
-    registry = open_registry(pipeline, outputs.registry)
-    # Naming the topic registers the schema; other wire formats have no registry to tell.
-    topic = truth.topic if truth and writes and outputs.wire == "confluent" else None
-    return Codec(FIGURES, outputs.wire, registry=registry, topic=topic)
 
 
 def _kinds(pipeline: Pipeline, truth: TruthOptions) -> dict[str, str]:

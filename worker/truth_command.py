@@ -14,8 +14,7 @@ from confluent_kafka import KafkaException
 from worker.config import load_pipeline
 from worker.exits import Exit, StopWorker
 from worker.secret import redact
-from worker.truth_assemble import figures_codec
-from worker.truth_topic import Row, read_figures
+from worker.truth_topic import Row, figures_codec, read_figures
 
 EXAMPLES = """examples:
   penstock truth pipelines/fraud.yaml

@@ -19,6 +19,7 @@ from worker.exits import Exit, StopWorker
 from worker.figures import Figures
 from worker.pipeline_types import Pipeline
 from worker.producer_settings import producer_config
+from worker.registries import open_registry
 from worker.score_bins import TENTHS
 
 FIGURES = load_schema("truth")
@@ -90,6 +91,15 @@ class FiguresTopic:
         """Let go of the connection."""
         self._producer.purge()
         self._producer.flush(1)
+
+
+def figures_codec(pipeline: Pipeline, *, writes: bool) -> Codec:
+    """The codec of the figures' topic, framed as the other outputs."""
+    outputs, truth = pipeline.outputs, pipeline.truth
+    registry = open_registry(pipeline, outputs.registry)
+    # Naming the topic registers the schema; other wire formats have no registry to tell.
+    topic = truth.topic if truth and writes and outputs.wire == "confluent" else None
+    return Codec(FIGURES, outputs.wire, registry=registry, topic=topic)
 
 
 def read_figures(pipeline: Pipeline, codec: Codec) -> dict[str, Row]:

@@ -18,6 +18,7 @@ from worker.exits import Exit, StopWorker
 from worker.feeds import check_interval
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
+from worker.precision_guard import precision_of
 from worker.repository import fetch, newest
 from worker.rollout import Rollout
 from worker.rollout_types import Rollout as RolloutOptions
@@ -71,6 +72,7 @@ def open_versions(
         compare=compare,
         check=partial(check_latency, plan, pipeline.batching.max_rows, options.max_slowdown),
         meter=meter,
+        precision=precision_of(pipeline, options),
         newest=partial(newest, ref.repository, ref.name),
         poll_s=None if options.poll_ms is None else options.poll_ms / 1000,
     )

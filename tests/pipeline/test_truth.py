@@ -24,8 +24,8 @@ from worker.assemble import store_opener
 from worker.cli import main
 from worker.config import load_pipeline
 from worker.exits import StopWorker
-from worker.truth_assemble import figures_codec, open_truths
-from worker.truth_topic import read_figures
+from worker.truth_assemble import open_truths
+from worker.truth_topic import figures_codec, read_figures
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.alone]
 EVENTS, PARTS = 4_500, 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from worker.comparison import Comparison, Trip, is_ratio_beyond, psi, spearman
+from worker.comparison import Comparison, Trip, is_ratio_beyond, precision_trip, psi, spearman
 from worker.rollout_types import Guards
 
 Floats = NDArray[np.float32]
@@ -119,6 +119,18 @@ def test_each_guard_speaks_for_itself(guard: str, changes: object) -> None:
     assert trip.guard == guard
     assert silent is None
     assert guard in str(trip)
+
+
+def test_precision_is_judged_by_labels_and_only_where_they_leave_no_doubt() -> None:
+    good = (400, 320)
+
+    assert precision_trip(good, (0, 0), 1.5) is None
+    assert precision_trip((0, 0), (50, 5), 1.5) is None
+    assert precision_trip(good, (5, 0), 1.5) is None, "five are too few to tell"
+    assert precision_trip(good, (400, 300), 1.5) is None
+    trip = precision_trip(good, (100, 20), 1.5)
+    assert trip is not None
+    assert (trip.guard, trip.found, trip.events) == ("precision", 0.2, 100)
 
 
 def test_a_version_that_is_much_slower_is_found() -> None:
