@@ -26,7 +26,7 @@ while True:
     reader = readers[message.topic()]
     found = fastavro.schemaless_reader(io.BytesIO(message.value()[10:]), reader, reader)  # 10: the prefix
     if message.topic() == "logins.alerts":
-        why = "; ".join(reason["text"] for reason in found["reasons"])
+        why = " | ".join(reason["text"] for reason in found["reasons"])
         print(f"{found['severity'].upper()} {found['key']} {found['score']:.3f}: {why}", flush=True)
     else:
         print(f"{found['event_id']} {found['key']} {found['score']:.3f}", flush=True)

@@ -25,7 +25,7 @@ STEPS = (
     Step(name="features", module="worker.run", attribute="enrich"),
     Step(name="load", module="feature_cache.redis_store", attribute="RedisStore.read"),
     Step(name="infer", module="worker.scoring", attribute="Scorer.score"),
-    Step(name="decide", module="worker.run", attribute="decide"),
+    Step(name="decide", module="worker.judge", attribute="decide_batch"),
     Step(name="encode", module="worker.publish", attribute="score_columns"),
     Step(name="send", module="worker.sink", attribute="Sink.send"),
     Step(name="begin", module="worker.native_send", attribute="Producer.begin_transaction"),

@@ -118,7 +118,7 @@ class StandIn:
         columns: dict[str, Any] = {field.name: pa.nulls(n, field.type) for field in self._score.reader.arrow}
         for name in ("key", "source_topic", "model", "model_version", "policy_version"):
             columns[name] = pa.array(["x"] * n)
-        for name in ("late", "incomplete", "degraded"):
+        for name in ("late", "incomplete", "degraded", "masked"):
             columns[name] = pa.array([False] * n)
         for name, symbol in (("degradation", "NONE"), ("time_order", "IN_ORDER")):
             columns[name] = pa.array([symbol] * n)
