@@ -73,11 +73,14 @@ def swap(kafka: str, folder: Path, rate: float, seconds: float) -> dict[str, Any
         sending.start()
         time.sleep(seconds / 2)
         promoted_ms = time.time() * 1000
-        _promote(log, writer, name, VERSIONS[1])
+        _change(log, writer, name, "promote", version=VERSIONS[1])
         served_ms = time.time() * 1000
         sending.join()
         worker.wait_until_applied(len(records[0]))
         found = _scores(kafka, f"{prefix}fraud.scores", len(records[0]))
+        back_s = time.monotonic()
+        _change(log, writer, name, "rollback")
+        back_s = time.monotonic() - back_s
         memory_mb = _many_swaps(log, writer, name, worker)
         log.close()
     finally:
@@ -86,6 +89,7 @@ def swap(kafka: str, folder: Path, rate: float, seconds: float) -> dict[str, Any
         "rate": rate,
         "seconds": seconds,
         "swap_took_s": round((served_ms - promoted_ms) / 1000, 2),
+        "rollback_took_s": round(back_s, 2),
         **_judged(found, len(records[0]), promoted_ms),
         "memory_mb_after_swaps": memory_mb,
     }
@@ -104,18 +108,16 @@ def _send(kafka: str, topic: str, records: tuple[list[bytes], list[bytes]], rate
     producer.flush(30)
 
 
-def _promote(log: ControlLog, writer: ControlWriter, pipeline: str, version: str) -> None:
-    """Until the worker says that it serves it."""
-    change = next_change(
-        log.read_to_end(), pipeline, VERSIONS[0], "promote", by="benchmark", why="", version=version
-    )
+def _change(log: ControlLog, writer: ControlWriter, pipeline: str, action: str, **new: str) -> None:
+    """Until the worker says that it has taken the change up."""
+    change = next_change(log.read_to_end(), pipeline, VERSIONS[0], action, by="benchmark", why="", **new)
     writer.change(change)
     give_up_s = time.monotonic() + WITHIN_S
     while time.monotonic() < give_up_s:
         log.poll(0.05)
         if any(status.revision >= change.revision for status in log.decided.statuses.values()):
             return
-    raise RuntimeError(f"version {version} does not serve after {WITHIN_S:g} s")
+    raise RuntimeError(f"{action}: not taken up after {WITHIN_S:g} s")
 
 
 def _many_swaps(
@@ -124,7 +126,7 @@ def _many_swaps(
     """Resident memory after some swaps, and after many."""
     found = {}
     for number in range(1, MANY[-1] + 1):
-        _promote(log, writer, pipeline, VERSIONS[(number + 1) % 2])
+        _change(log, writer, pipeline, "promote", version=VERSIONS[number % 2])
         if number in MANY:
             status = Path(f"/proc/{worker.process.pid}/status").read_text()
             resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from worker.rollout_types import Guards
 
+GUARDS = ("error_share", "slowdown", "alert_ratio", "rank_correlation", "score_psi", "precision")
 _REMEMBERED = 4096  # pairs that ranks and distributions are computed of, the newest ones
 _EVERY = 512  # events of the challenger between two looks
 _BINS = 10

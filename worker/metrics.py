@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from feature_cache.order import ORDERS
-from worker.comparison import Agreement
+from worker.comparison import GUARDS, Agreement
 from worker.degradation import STEPS
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -335,6 +335,11 @@ class Meter:
             (f.challenger_error_share, agreement.error_share),
         ):
             gauge.labels(self.pipeline, version).set(value)
+
+    def watch_guards(self) -> None:
+        """Guards are watched from now on: a rate over their first trip needs the zero before it."""
+        for guard in GUARDS:
+            self._families.guard_trips.labels(self.pipeline, guard)
 
     def guard_tripped(self, guard: str) -> None:
         """A challenger broke this guard."""

@@ -72,6 +72,7 @@ class Rollout:
         self._open, self._compare, self._check = open_scorer, compare, check
         self._newest, self._poll_s = newest, poll_s
         self._meter = meter
+        meter.watch_guards()
         self._precision = precision
         self._judged_s = time.monotonic()
         self._held: dict[str, Scorer] = {}
