@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from feature_cache.store import Store
@@ -24,7 +23,6 @@ from worker.config import ConfigError, Pipeline
 from worker.decide import LIFECYCLES, Decisions
 from worker.decision import decide_batch
 from worker.encode import Stamp, alert_rows
-from worker.metrics import Meter
 from worker.plan import decision_policy
 from worker.privacy import privacy_of
 from worker.published import ALERTS_FILE, SCORES_FILE
@@ -113,8 +111,7 @@ class Judge:
         """
         schema = load_schema(pipeline.source.schema_ref, pipeline.base)
         assert pipeline.model is not None  # with_changes has checked it
-        meter = Meter(pipeline.name, CollectorRegistry())
-        scorer = open_scorer(pipeline, replay.plan, meter.stands_on, pipeline.model.version)
+        scorer = open_scorer(pipeline, replay.plan, pipeline.model.version)
         scorer.settle()
         self.scorer: Scorer = scorer
         self.decision = decision_policy(pipeline)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from worker.rollout_types import Guards
 
+Flagged = tuple[int, int]  # events with a label that reached the lowest threshold, and those that were right
 GUARDS = ("error_share", "slowdown", "alert_ratio", "rank_correlation", "score_psi", "precision")
 _REMEMBERED = 4096  # pairs that ranks and distributions are computed of, the newest ones
 _EVERY = 512  # events of the challenger between two looks
@@ -99,9 +100,8 @@ class Comparison:
         self._next_look = self._events + _EVERY
         return self._broken(self.agreement())
 
-    def failed(self, count: int, why: str) -> Trip | None:
+    def failed(self, count: int) -> Trip | None:
         """The challenger gave up on so many events."""
-        del why
         self._events += count
         self._failed += count
         if self._guards.error_share is None:
@@ -164,7 +164,7 @@ def is_ratio_beyond(old: int, new: int, most: float) -> bool:
     return _are_too_few(min(old, new), old + new, 1 / (1 + most))
 
 
-def precision_trip(old: tuple[int, int], new: tuple[int, int], most: float) -> Trip | None:
+def precision_trip(old: Flagged, new: Flagged, most: float) -> Trip | None:
     """The guard on precision, as labels tell it; None where it is not broken, or nobody knows yet.
 
     Args:

@@ -122,5 +122,6 @@ def settle_version(version: Version) -> Version:
 def seconds_of(version: Version, plan: FeaturePlan, rows: int) -> float:
     """See `seconds_for`; of a composite at most, when every member is asked for every event."""
     if isinstance(version, Model):
-        return seconds_for(version, plan, rows)
-    return sum(seconds_for(model, plan, rows) for model in version.members)
+        # An accelerator's fixed buffers belong to the thread that scores.
+        return seconds_for(replace(version, buckets=None), plan, rows)
+    return sum(seconds_of(model, plan, rows) for model in version.members)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass as plain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,8 +45,8 @@ class CompositeOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
-class CompositeCard:
-    """A version that is made of others: models/NAME/VERSION/model.yaml, checked."""
+class _CompositeFile:
+    """What the card of such a version says."""
 
     name: Annotated[str, Field(pattern=NAME)]
     version: Annotated[str, Field(pattern=VERSION)]
@@ -73,26 +74,62 @@ class CompositeCard:
         if self.combine != "segments" and len(open_ended) < len(self.members):
             raise wrong("a member with `when`", "none, as combine is not segments", "members")
 
-    @property
-    def sha256(self) -> str:
-        """Of the card and of all that it is made of."""
-        whole = hashlib.sha256((self.folder / CARD_FILE).read_bytes())
-        for folder in self.folders:
-            whole.update(load_model_card(folder).sha256.encode())
-        return whole.hexdigest()
+
+@plain(frozen=True, slots=True, kw_only=True)
+class CompositeCard:
+    """A version that is made of others: models/NAME/VERSION/model.yaml, as it was when it was read."""
+
+    file: _CompositeFile
+    sha256: str  # of the card and of all that it is made of
+    inputs: tuple[ModelInput, ...]  # of all members
+    folders: tuple[Path, ...]  # of the members, in their order
 
     @property
-    def inputs(self) -> tuple[ModelInput, ...]:
-        """Of all members."""
-        return tuple(entry for folder in self.folders for entry in load_model_card(folder).inputs)
+    def name(self) -> str:
+        return self.file.name
 
     @property
-    def folders(self) -> tuple[Path, ...]:
-        """Of the members, in their order."""
-        return tuple(self.folder.parent.parent / member.model for member in self.members)
+    def version(self) -> str:
+        return self.file.version
+
+    @property
+    def description(self) -> str:
+        return str(self.file.description)
+
+    @property
+    def folder(self) -> Path:
+        return self.file.folder
+
+    @property
+    def combine(self) -> str:
+        return self.file.combine
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return self.file.members
+
+    @property
+    def above(self) -> float | None:
+        return self.file.above
+
+    @property
+    def output(self) -> CompositeOutput:
+        return self.file.output
+
+    @property
+    def reference(self) -> Mapping[str, Reference]:
+        return self.file.reference
+
+    @property
+    def reference_score(self) -> Reference | None:
+        return self.file.reference_score
+
+    @property
+    def interval(self) -> Interval | None:
+        return self.file.interval
 
 
-CARD: TypeAdapter[CompositeCard] = TypeAdapter(CompositeCard)
+CARD: TypeAdapter[_CompositeFile] = TypeAdapter(_CompositeFile)
 
 
 def is_composite(folder: Path) -> bool:
@@ -111,17 +148,21 @@ def load_composite_card(folder: Path) -> CompositeCard:
         ConfigError: one line, `FOLDER/model.yaml:LINE: key.path: found X, expected Y`.
     """
     document = read_card(folder)
-    card = parse(document, CARD, folder=folder)
-    for at, member in enumerate(card.folders):
+    written = parse(document, CARD, folder=folder)
+    folders = tuple(folder.parent.parent / member.model for member in written.members)
+    whole, inputs = hashlib.sha256((folder / CARD_FILE).read_bytes()), list[ModelInput]()
+    for at, member in enumerate(folders):
+        named = written.members[at].model
         if not (member / CARD_FILE).is_file():
-            found = card.members[at].model
-            raise document.error(("members", at, "model"), found, "a version in the same repository")
+            raise document.error(("members", at, "model"), named, "a version in the same repository")
         of_member = load_model_card(member)
-        if of_member.output.meaning != card.output.meaning:
-            found = f"{card.members[at].model}, whose score is a {of_member.output.meaning}"
-            raise document.error(("members", at, "model"), found, f"a {card.output.meaning}")
+        if of_member.output.meaning != written.output.meaning:
+            found = f"{named}, whose score is a {of_member.output.meaning}"
+            raise document.error(("members", at, "model"), found, f"a {written.output.meaning}")
         check_sha256(of_member)
-    return card
+        whole.update(of_member.sha256.encode())
+        inputs += of_member.inputs
+    return CompositeCard(file=written, sha256=whole.hexdigest(), inputs=tuple(inputs), folders=folders)
 
 
 def read_cards(folder: Path) -> tuple[CompositeCard | None, tuple[ModelCard, ...]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from uuid import uuid4
 
@@ -83,14 +83,19 @@ def decode(value: bytes) -> Change | Status:
         ValueError: it is none of ours.
     """
     try:
-        fields = json.loads(value)
-        if "worker" in fields:
-            return Status(**fields)
-        routing = fields["routing"]
-        routing = Routing(**{**routing, "before": tuple(routing["before"])})
-        return Change(**{**fields, "routing": routing})
+        written = json.loads(value)
+        if "worker" in written:
+            return Status(**_known(Status, written))
+        known = _known(Routing, written["routing"])
+        routing = Routing(**{**known, "before": tuple(known["before"])})
+        return Change(**{**_known(Change, written), "routing": routing})
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"no record of the control topic: {error}") from error
+
+
+def _known(kind: type[Change | Routing | Status], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a newer version of ours has added: the change counts all the same."""
+    return {field.name: written[field.name] for field in fields(kind) if field.name in written}
 
 
 @dataclass(slots=True)
@@ -201,6 +206,18 @@ class ControlLog:
                 raise ControlError(f"control topic {self.topic}: not read to its end within {within_s:g} s")
         return self.decided
 
+    def has_topic(self, name: str) -> bool:
+        """Whether there is a topic of this name.
+
+        Raises:
+            ControlError: Kafka does not answer.
+        """
+        try:
+            topics = self._consumer.list_topics(name, timeout=_ANSWER_WITHIN_S).topics
+        except KafkaException as error:
+            raise ControlError(f"topic {name}: {error.args[0].str()}") from error
+        return bool(topics[name].partitions)
+
     def close(self) -> None:
         """Let go of connections."""
         self._consumer.close()
@@ -258,9 +275,12 @@ def create_control_topic(properties: Mapping[str, Any], topic: str) -> bool:
         ControlError: it cannot be made.
     """
     admin = AdminClient({**properties, "log_level": 2})
-    future = admin.create_topics([NewTopic(topic, 1, -1, config={"cleanup.policy": "compact"})])[topic]
+    new = NewTopic(topic, 1, -1, config={"cleanup.policy": "compact"})
+    future = admin.create_topics([new], request_timeout=_ANSWER_WITHIN_S)[topic]
     try:
-        future.result(_ANSWER_WITHIN_S)
+        future.result(_ANSWER_WITHIN_S + 1)
+    except TimeoutError as error:
+        raise ControlError(f"control topic {topic}: no answer within {_ANSWER_WITHIN_S:g} s") from error
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False

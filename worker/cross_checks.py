@@ -114,6 +114,11 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
         yield ("delivery", "commit_interval"), found, f"less than the time-out of a transaction, {most}"
     if pipeline.kafka.static_membership and pipeline.delivery.worker_id is None:
         yield ("kafka", "static_membership"), "true", "false, or a stable delivery.worker_id beside it"
+    yield from _topics(pipeline)
+
+
+def _topics(pipeline: Pipeline) -> Iterator[Problem]:
+    outputs = pipeline.outputs
     topics = {"source.topic": pipeline.source.topic}
     for name in ("scores", "alerts", "dead_letters", "watch"):
         topic = getattr(outputs, name)
@@ -122,6 +127,13 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
             yield ("outputs", name), show(topic), f"a topic other than that of {other}"
         elif topic is not None:
             topics[f"outputs.{name}"] = topic
+    for name in ("shadow", "control") if pipeline.rollout is not None else ():
+        topic = getattr(pipeline.rollout, name)
+        if topic is not None and topic in topics.values():
+            other = next(key for key, value in topics.items() if value == topic)
+            yield ("rollout", name), show(topic), f"a topic other than that of {other}"
+        elif topic is not None:
+            topics[f"rollout.{name}"] = topic
 
 
 def _rules_score(pipeline: Pipeline) -> Iterator[Problem]:

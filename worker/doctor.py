@@ -113,6 +113,10 @@ def _kafka(pipeline: Pipeline) -> Finding:
 def _topics(pipeline: Pipeline) -> list[Finding]:
     outputs = pipeline.outputs
     topics = [pipeline.source.topic, outputs.scores, outputs.alerts, outputs.dead_letters, outputs.watch]
+    if pipeline.rollout is not None:
+        topics.append(pipeline.rollout.shadow)
+    if pipeline.truth is not None:
+        topics += [pipeline.truth.labels.topic, pipeline.truth.topic]
     client = _admin(pipeline, Refusals())
     return [
         *(

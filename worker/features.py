@@ -78,9 +78,12 @@ def enrich(
         meter.rows(hits=n - loaded - new, loaded=loaded, new=new)
     order, quality = _order(events, plan, lanes, slots), None
     if plan.quality is not None:
+        was_refused = order.refused.copy()
         events, quality = judge(
             events, plan.quality, lanes.rows, slots, order.clock_reset, order.refused, meter
         )
+        # The event that sets a clock back begins its row anew: refused for its reading, it would not.
+        order.refused[order.clock_reset] = was_refused[order.clock_reset]
     for column, field in plan.fields:
         scalars[:, column] = numbers(events.table, field)
     for column, feature in plan.calendars:

@@ -36,16 +36,18 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
     scored, model = routed.scored, line.router.serving.champion.model
     if isinstance(model, Composite):
         line.meter.asked([member.model for member in model.card.members], model.asked)
-        model.asked[:] = 0
     features = replace(batch.features, degradation=scored.degradation)
     batch = replace(batch, features=features, version=routed.version, ends=scored.ends)
     line.meter.scored(reason, len(batch), features.incomplete, features.degradation)
     decisions = _decide(line, batch, scored.scores)
+    told = _reasons(line, line.router.serving, batch, scored.scores, decisions)
+    if isinstance(model, Composite):
+        model.asked[:] = 0  # what reasons have asked for is no event
     return Ready(
         batch=batch,
         scores=scored.scores,
         decisions=decisions,
-        reasons=_reasons(line, line.router.serving, batch, scored.scores, decisions),
+        reasons=told,
         rejected=unscored(batch.events, scored),
         shadow=routed.shadow,
     )

@@ -365,6 +365,12 @@ class Meter:
         """An alert of the drift watch was raised, or cleared."""
         self._families.drift_alarm.labels(self.pipeline, feature, version, kind).set(is_raised)
 
+    def forget_drift(self, version: str) -> None:
+        """Nobody looks at this version any more."""
+        for gauge in (self._families.drift_psi, self._families.drift_rank, self._families.drift_alarm):
+            gauge.remove_by_labels({"pipeline": self.pipeline, "version": version})
+        self._drift = []
+
     def bad_readings(self, field: str, kind: str, count: int) -> None:
         """Readings of a field were found bad."""
         self._families.quality.labels(self.pipeline, field, kind).inc(count)

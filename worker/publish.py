@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.codec import Codec
 from schemas.spans import spans_of
-from worker.batch import Batch, Rejected, take
+from worker.batch import Batch, Rejected
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.guard_alerts import guard_alert
@@ -97,8 +97,8 @@ def _publish_alerts(
 
 
 def _publish_trips(line: Line, batch: Batch, wall_us: int) -> None:
-    if line.router is None or not line.router.untold:
-        return
+    if line.router is None or not line.router.untold or batch.features.is_muted.all():
+        return  # of muted events nothing is committed, and a transaction would stay open
     untold, line.router.untold = line.router.untold, []
     if line.watch_codec is None or line.rollout is None:
         return
@@ -125,12 +125,13 @@ def _send_watch_alerts(line: Line, codec: Codec, alerts: list[dict[str, Any]]) -
 def _publish_watched(line: Line, batch: Batch, scores: NDArray[np.float32], wall_us: int) -> None:
     if line.watcher is None or line.router is None:
         return
-    card = line.router.card
+    card, versions = line.router.card, batch.version
     with line.meter.timed("watch"):
-        if not isinstance(batch.version, str):  # a canary's scores are compared by its guards
-            rows = np.flatnonzero(pc.equal(batch.version, card.version).to_numpy(zero_copy_only=False))
-            batch, scores = take(batch, rows), scores[rows]
-        alerts = line.watcher.look(card, batch, scores, wall_us)
+        # Guards look at a canary's scores; and a batch may have waited for a commit while versions changed.
+        is_other = np.full(len(batch), isinstance(versions, str) and versions != card.version)
+        if not isinstance(versions, str):
+            is_other = pc.not_equal(versions, card.version).to_numpy(zero_copy_only=False)
+        alerts = line.watcher.look(card, batch, scores, wall_us, is_other)
     if not alerts:
         return
     assert line.watch_codec is not None

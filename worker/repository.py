@@ -56,7 +56,9 @@ def fetch(repository: Path | str, name: str, version: str) -> Path:
                     raise RepositoryError(f"{source}: its card names {file!r}, a file outside of the version")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _get(files, f"{source}/{file}", target)
-        except (OSError, ValueError) as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # every kind of store has its own
             raise RepositoryError(
                 f"{source}: cannot be fetched ({type(error).__name__}: {error}): expected {CARD_FILE}, "
                 f"{GOLDEN_FILE} and the files that the card names"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 import structlog
+from confluent_kafka import KafkaException
 
-from worker.comparison import Comparison, Trip
+from worker.background import in_background
+from worker.comparison import Comparison, Flagged, Trip, precision_trip
 from worker.control import (
     Change,
     ControlError,
@@ -24,12 +27,12 @@ from worker.metrics import Meter
 from worker.router import Router, Serving
 from worker.scoring import Scorer
 from worker.session import ModelError
-from worker.yaml_lines import ConfigError
 
 _LOOK_S = 0.1
 _STATUS_EVERY_S = 10.0
 _LABELS_EVERY_S = 10.0
-_REFUSALS = (ModelError, ConfigError, StopWorker, OSError)
+_RETRY_S = 60.0  # before what is decided and not served is tried again
+_FRESH_MS = 60_000  # so old a change is taken back for all where one worker refuses it; later ones only there
 _AGAIN_S = 1.0  # before Kafka is asked again after it refused
 
 OpenScorer = Callable[[str], Scorer]  # of a version: fetched, checked, proved and warm
@@ -37,7 +40,7 @@ Compare = Callable[[], Comparison]
 Check = Callable[
     [Scorer, Scorer], None
 ]  # the new one, beside the one that serves; ModelError: it may not serve
-Precision = Callable[[str, str], Trip | None]  # of two versions, as labels tell
+Labels = Callable[[], Mapping[str, Flagged]]  # what labels say of each version
 Newest = Callable[[], str | None]  # version in the repository, None: there is none
 
 
@@ -61,7 +64,9 @@ class Rollout:
         compare: Compare,
         check: Check,
         meter: Meter,
-        precision: Precision = lambda _old, _new: None,
+        labels: Labels | None = None,
+        precision_ratio: float | None = None,
+        shadow: str | None = None,
         newest: Newest = lambda: None,
         poll_s: float | None = None,
     ) -> None:
@@ -73,17 +78,22 @@ class Rollout:
         self._newest, self._poll_s = newest, poll_s
         self._meter = meter
         meter.watch_guards()
-        self._precision = precision
-        self._judged_s = time.monotonic()
+        self._labels, self._precision_ratio = labels, precision_ratio
+        self._looking: Future[Mapping[str, Flagged]] | None = None
+        self._before: tuple[int, Mapping[str, Flagged]] = (-1, {})  # what was known when a revision began
+        self._judged_s = 0.0
+        self._shadow = shadow
         self._held: dict[str, Scorer] = {}
         for scorer in (router.serving.champion, router.serving.challenger):
             if scorer is not None:
                 self._held[scorer.card.version] = scorer
         self._refused = ""
         self._tried: set[str] = set()  # newest versions that were looked at
+        self._lost: set[str] = set()  # former versions that do not load
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{pipeline}-rollout", daemon=True)
         self._told_s = 0.0
+        self._retry_s = 0.0
         self._polled_s = time.monotonic()
         self._logger = structlog.get_logger(pipeline=pipeline)
 
@@ -91,10 +101,16 @@ class Rollout:
         """Follow from now on."""
         self._thread.start()
 
+    def shadow_problem(self) -> str:
+        """Why no version can be shadowed here; empty: one can."""
+        if self._shadow is None:
+            return "the pipeline file of this worker names no topic for it: rollout.shadow"
+        return "" if self._control.has_topic(self._shadow) else f"there is no topic {self._shadow!r}"
+
     def close(self) -> None:
         """Follow no longer, and say so."""
         self._stop.set()
-        self._thread.join(5.0)
+        self._thread.join(2.0)
         try:
             self._writer.leave(self._pipeline, self.worker)
         except ControlError as error:
@@ -116,11 +132,20 @@ class Rollout:
     def _turn(self) -> None:
         changes, _ = self._control.poll(_LOOK_S)
         ours = [change for change in changes if change.pipeline == self._pipeline]
+        now_s = time.monotonic()
+        decided = self._control.decided.routing(self._pipeline)
         if ours:
             self._take_up(ours[-1])
+        elif decided and decided.revision != self._router.serving.revision and now_s >= self._retry_s:
+            self._take_up(decided)
         while not self._router.trips.empty():
-            self._take_back(*self._router.trips.get())
-        now_s = time.monotonic()
+            revision, trip = self._router.trips.get()
+            try:
+                self._take_back(revision, trip)
+            except ControlError:
+                self._router.trips.put((revision, trip))
+                raise
+        self._keep_way_back()
         if self._poll_s is not None and now_s - self._polled_s >= self._poll_s:
             self._polled_s = now_s
             self._promote_newest()
@@ -132,26 +157,39 @@ class Rollout:
             self._meter.challenger(serving.challenger.card.version, serving.comparison.agreement())
 
     def _look_at_labels(self, now_s: float) -> None:
-        serving = self._router.serving
-        if serving.challenger is None or now_s - self._judged_s < _LABELS_EVERY_S:
+        """The guard on precision: of the labels that came since the canary did, to both versions."""
+        serving, ratio = self._router.serving, self._precision_ratio
+        if self._labels is None or ratio is None or serving.challenger is None or serving.is_shadow:
             return
-        self._judged_s = now_s
-        trip = self._precision(serving.champion.card.version, serving.challenger.card.version)
-        self._router.note(serving, trip)
+        if self._looking is None:
+            if now_s - self._judged_s >= _LABELS_EVERY_S:
+                self._judged_s = now_s
+                self._looking = in_background(self._labels, "labels")
+            return
+        if not self._looking.done():
+            return
+        looking, self._looking = self._looking, None
+        try:
+            found = looking.result()
+        except (KafkaException, StopWorker) as error:
+            self._logger.warning("no labels to judge by", error=str(error))
+            return
+        if self._before[0] != serving.revision:
+            self._before = (serving.revision, found)
+        since = [
+            _increase(self._before[1].get(version), found.get(version))
+            for version in (serving.champion.card.version, serving.challenger.card.version)
+        ]
+        self._router.note(serving, precision_trip(since[0], since[1], ratio))
 
     def _take_up(self, change: Change) -> None:
         """Offer what a change asks for, if it can serve."""
         serving = self._router.serving
         try:
             offered = self._loaded(change)
-        except _REFUSALS as error:
-            self._refused = f"revision {change.revision}: {error}"
-            self._logger.error(
-                "a change is refused, what served goes on", action=change.action, why=str(error)
-            )
-            self._tell()
+        except Exception as error:  # whatever fails in a version, what serves goes on
+            self._refuse(change, str(error) or type(error).__name__)
             return
-        self._refused = ""
         self._router.offer(offered)
         wanted = {change.routing.champion, change.routing.challenger, *change.routing.before[-1:]}
         wanted |= {serving.champion.card.version}
@@ -159,14 +197,50 @@ class Rollout:
         give_up_s = time.monotonic() + 5.0
         while not self._router.is_up_to_date and time.monotonic() < give_up_s:
             time.sleep(0.005)
+        if self._router.refused[0] == change.revision:
+            self._refuse(change, self._router.refused[1])
+            return
+        self._refused = ""
         self._logger.info(
             "routing", revision=change.revision, by=change.by, now=describe(change.routing), why=change.why
         )
         self._tell()
 
+    def _keep_way_back(self) -> None:
+        """Load the version before, so that a rollback need not; one that does not load is left out."""
+        last = self._control.decided.routing(self._pipeline)
+        before = last.routing.before[-1:] if last else ()
+        for version in before:
+            if version in self._held or version in self._lost:
+                continue
+            try:
+                self._held[version] = self._open(version)
+            except Exception as error:
+                self._lost.add(version)
+                self._logger.warning("no warm way back", version=version, why=str(error))
+
+    def _refuse(self, change: Change, why: str) -> None:
+        """Go on as before, say why, and let nobody else take up what cannot serve here."""
+        is_first = not self._refused.startswith(f"revision {change.revision}:")
+        self._refused = f"revision {change.revision}: {why}"
+        self._retry_s = time.monotonic() + _RETRY_S
+        self._tell()
+        if not is_first:
+            return
+        self._logger.error("a change is refused, what served goes on", action=change.action, why=why)
+        is_fresh = time.time_ns() // 1_000_000 - change.at_ms < _FRESH_MS
+        if is_fresh and change.action in ("promote", "canary", "shadow"):
+            self._offer_change(
+                "rollback", f"refused: {why}", by=f"worker {self.worker}", after=change.revision
+            )
+
     def _loaded(self, change: Change) -> Serving:
         routing, serving = change.routing, self._router.serving
-        champion = self._scorer(routing.champion, serving)
+        if routing.is_shadow and routing.challenger is not None and (why := self.shadow_problem()):
+            raise ModelError(why)
+        # On the way back nothing is asked of how fast it is: what it is compared with has failed.
+        is_compared = change.action != "rollback"
+        champion = self._scorer(routing.champion, serving, is_compared=is_compared)
         challenger = None if routing.challenger is None else self._scorer(routing.challenger, serving)
         is_same = challenger is not None and challenger is serving.challenger and champion is serving.champion
         comparison = serving.comparison if is_same and serving.is_shadow == routing.is_shadow else None
@@ -179,11 +253,12 @@ class Rollout:
             comparison=comparison or (None if challenger is None else self._compare()),
         )
 
-    def _scorer(self, version: str, serving: Serving) -> Scorer:
+    def _scorer(self, version: str, serving: Serving, *, is_compared: bool = True) -> Scorer:
         held = self._held.get(version)
         if held is None:
             held = self._open(version)
-            self._check(held, serving.champion)
+            if is_compared:
+                self._check(held, serving.champion)
             self._held[version] = held
         return held
 
@@ -195,31 +270,35 @@ class Rollout:
         self._logger.error("a guard is broken", version=version, guard=trip.guard, why=str(trip))
         if serving.is_shadow or serving.revision != revision:
             return  # it decides nothing, or is gone already
-        self._offer_change("rollback", f"{trip} (version {version})", by=f"guard of {self.worker}")
+        why = f"{trip} (version {version})"
+        self._offer_change("rollback", why, by=f"guard of {self.worker}", after=revision)
 
     def _promote_newest(self) -> None:
         """Offer the newest version of the repository, unless it has had its turn; it proves itself first."""
         decided = self._control.decided
         last = decided.routing(self._pipeline)
         now = last.routing if last else Routing(champion=self._at_start)
-        had_turn = {change.routing.champion for change in decided.changes.get(self._pipeline, ())}
+        routings = [change.routing for change in decided.changes.get(self._pipeline, ())]
+        had_turn = {self._at_start, now.champion, *self._tried}
+        had_turn |= {version for each in routings for version in (each.champion, each.challenger) if version}
         newest = self._newest()
-        if (
-            newest is None
-            or now.is_pinned
-            or newest in had_turn | self._tried | {now.champion, now.challenger}
-        ):
+        if newest is None or now.is_pinned or newest in had_turn:
             return
         self._tried.add(newest)
         try:
             self._scorer(newest, self._router.serving)
-        except _REFUSALS as error:
+        except Exception as error:
             self._logger.error("the newest version is left where it is", version=newest, why=str(error))
             return
         by = f"poll of {self.worker}"
         self._offer_change("promote", "newest in the repository", by=by, version=newest)
 
-    def _offer_change(self, action: str, why: str, *, by: str, version: str | None = None) -> None:
+    def _offer_change(
+        self, action: str, why: str, *, by: str, version: str | None = None, after: int | None = None
+    ) -> None:
+        last = self._control.decided.routing(self._pipeline)
+        if after is not None and (last is None or last.revision != after):
+            return  # something else was decided since
         change = next_change(
             self._control.decided, self._pipeline, self._at_start, action, by=by, why=why, version=version
         )
@@ -246,3 +325,8 @@ class Rollout:
                 at_ms=time.time_ns() // 1_000_000,
             )
         )
+
+
+def _increase(before: Flagged | None, now: Flagged | None) -> Flagged:
+    (flagged, right), (flagged_before, right_before) = now or (0, 0), before or (0, 0)
+    return max(0, flagged - flagged_before), max(0, right - right_before)

@@ -172,7 +172,10 @@ def _change(pipeline: Pipeline, name: str, arguments: argparse.Namespace) -> int
                 print(f"{arguments.file}: rollout.shadow: found nothing, expected a topic", file=sys.stderr)
                 return Exit.CONFIG
     properties, topic = pipeline.kafka.client_properties(), pipeline.rollout.control
-    create_control_topic(properties, topic)
+    try:
+        create_control_topic(properties, topic)
+    except ControlError as error:
+        print(f"{error}; going on, as it may be there", file=sys.stderr)
     log = ControlLog(properties, topic)
     try:
         decided = log.read_to_end()
@@ -185,27 +188,31 @@ def _change(pipeline: Pipeline, name: str, arguments: argparse.Namespace) -> int
             why=arguments.why,
             **new,
         )
-        writer = ControlWriter(properties, topic)
-        writer.change(change)
-        return _wait(log, writer, change, arguments.wait, as_json=arguments.json)
+        ControlWriter(properties, topic).change(change)
+        return _wait(log, change, arguments.wait, as_json=arguments.json)
     finally:
         log.close()
 
 
-def _wait(log: ControlLog, writer: ControlWriter, change: Change, wait_s: float, *, as_json: bool) -> int:
-    """Until every worker that lives has taken the change up; one that a worker refuses is taken back."""
+def _wait(log: ControlLog, change: Change, wait_s: float, *, as_json: bool) -> int:
+    """Until every worker that was there has taken the change up; one that refuses takes it back for all."""
     give_up_s = time.monotonic() + max(wait_s, 1.0)
+    alive_ms = time.time_ns() // 1_000_000 - _ALIVE_MS
+    expected = {
+        worker
+        for (name, worker), status in log.decided.statuses.items()
+        if name == change.pipeline and status.at_ms >= alive_ms
+    }
     while True:
         log.poll(0.1)
         taken = [each for each in history(log.decided, change.pipeline) if each.revision == change.revision]
         if taken and taken[0] != change:
             other = taken[0]
             raise ControlError(f"{other.by} was faster ({other.action}): look at it, and try again")
-        alive_ms = time.time_ns() // 1_000_000 - _ALIVE_MS
         workers = [
             status
-            for (name, _), status in sorted(log.decided.statuses.items())
-            if name == change.pipeline and status.at_ms >= alive_ms
+            for (name, worker), status in sorted(log.decided.statuses.items())
+            if name == change.pipeline and worker in expected
         ]
         open_ones = [
             w for w in workers if w.revision < change.revision and not _has_refused(w.refused, change)
@@ -213,12 +220,6 @@ def _wait(log: ControlLog, writer: ControlWriter, change: Change, wait_s: float,
         if (taken and not open_ones) or time.monotonic() > give_up_s:
             break
     refused = [w for w in workers if _has_refused(w.refused, change)]
-    if refused and change.action != "rollback":
-        why = f"refused by {', '.join(w.worker for w in refused)}"
-        back = next_change(
-            log.decided, change.pipeline, change.routing.champion, "rollback", by=change.by, why=why
-        )
-        writer.change(back)
     if as_json:
         said = {"change": asdict(change), "workers": [asdict(w) for w in workers]}
         print(json.dumps({**said, "waiting_for": [w.worker for w in open_ones]}, indent=2))
@@ -228,7 +229,11 @@ def _wait(log: ControlLog, writer: ControlWriter, change: Change, wait_s: float,
             f"revision {change.revision}: {describe(change.routing)}; {done} of {len(workers)} workers do so"
         )
         for worker in refused:
-            print(f"worker {worker.worker} refused {worker.refused}: taken back", file=sys.stderr)
+            print(f"worker {worker.worker} refused {worker.refused}", file=sys.stderr)
+        if refused and change.action != "rollback":
+            print(
+                "the change is taken back for all: `penstock models list` says what serves", file=sys.stderr
+            )
         for worker in open_ones:
             print(f"worker {worker.worker} has not answered yet", file=sys.stderr)
     if refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from feature_cache.key_index import stable_hash
 from worker.batch import Batch, Ends, Features
 from worker.comparison import Comparison, Trip
+from worker.composite import check_version
+from worker.degradation import RULES
 from worker.exits import Exit, StopWorker
 from worker.records import index_keys
 from worker.scoring import Scored, Scorer
@@ -58,11 +61,19 @@ class Router:
     version. A challenger that fails leaves its events to the champion: it never stops the worker.
     """
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, on_step: Callable[[int], None] = lambda _: None) -> None:
+        """Serve this.
+
+        Args:
+            on_step: told which step of the ladder the scores of the champion stand on.
+        """
         self.serving = serving
+        self._on_step = on_step
+        serving.champion.report_to(on_step)
         # Guards that challengers broke, with the revision that brought them, each once; any thread may read.
         self.trips: SimpleQueue[tuple[int, Trip]] = SimpleQueue()
         self.untold: list[tuple[str, Trip]] = []  # the same, for the loop to publish
+        self.refused: tuple[int, str] = (-1, "")  # revision of what could not be taken up, and why
         self._offered: Serving | None = None
         self._tripped = -1
 
@@ -88,18 +99,29 @@ class Router:
     def settle(self) -> None:
         """See Scorer.settle."""
         self.serving.champion.settle()
-        if self.serving.challenger is not None:
+        if self.serving.challenger is None:
+            return
+        try:
             self.serving.challenger.settle()
+        except Exception as error:
+            self.refused = (self.serving.revision, str(error))
+            self.serving = Serving(champion=self.serving.champion)
 
     def turn(self) -> None:
         """Take up what was offered; between two batches, and where none comes."""
         offered = self._offered
         if offered is None:
             return
-        known = (None, self.serving.champion, self.serving.challenger)
-        for scorer in (offered.champion, offered.challenger):
-            if scorer not in known:
+        try:
+            for scorer in filter(None, (offered.champion, offered.challenger)):
                 scorer.settle()
+        except Exception as error:  # what serves goes on
+            self.refused = (offered.revision, str(error))
+            self._offered = None
+            return
+        if offered.champion is not self.serving.champion:
+            self.serving.champion.report_to(lambda _: None)
+            offered.champion.report_to(self._on_step)
         self.serving = offered
         if self._offered is offered:
             self._offered = None
@@ -146,6 +168,7 @@ class Router:
             scored=replace(
                 scored,
                 scores=_put(scored.scores, taken, other.scores[has_score]),
+                degradation=_put(scored.degradation, taken, other.degradation[has_score]),
                 failed={row: why for row, why in scored.failed.items() if not which[row]},
                 ends=ends,
             ),
@@ -167,14 +190,19 @@ class Router:
         began_s = time.perf_counter()
         try:
             other = serving.challenger.score(_rows_of(batch.features, rows), now_ms)
-        except StopWorker as error:
-            if error.code is Exit.DEVICE:
-                raise  # the device is the champion's as well
-            self.note(serving, comparison.failed(len(rows), str(error)) if comparison else None)
+        except Exception as error:
+            if isinstance(error, StopWorker) and error.code is Exit.DEVICE:
+                _raise_if_champion_fails(serving.champion, error)
+            self.note(serving, comparison.failed(len(rows)) if comparison else None)
+            return None
+        if (other.degradation == RULES).all():  # they would speak for themselves, not for the challenger
+            self.note(serving, comparison.failed(len(rows)) if comparison else None)
             return None
         took_s = time.perf_counter() - began_s
-        if comparison is not None:
-            self.note(serving, comparison.add(scored.scores[rows], other.scores, champion_s, took_s))
+        fresh = ~batch.features.is_muted[rows]  # what is read again was compared before
+        if comparison is not None and fresh.any():
+            trip = comparison.add(scored.scores[rows][fresh], other.scores[fresh], champion_s, took_s)
+            self.note(serving, trip)
         return other
 
     def note(self, serving: Serving, trip: Trip | None) -> None:
@@ -192,7 +220,15 @@ def chosen_rows(batch: Batch, share: float) -> NDArray[np.int64]:
     return np.flatnonzero(parts < round(share * _PARTS))
 
 
-def _put(values: NDArray[np.float32], rows: NDArray[np.int64], new: NDArray[np.float32]) -> Any:
+def _raise_if_champion_fails(champion: Scorer, error: StopWorker) -> None:
+    """A device that fails one version may fail the other, too: then it is the device's fault."""
+    try:
+        check_version(champion.loaded)
+    except Exception:
+        raise error from None
+
+
+def _put(values: NDArray[Any], rows: NDArray[np.int64], new: NDArray[Any]) -> Any:
     changed = values.copy()
     changed[rows] = new
     return changed

@@ -82,6 +82,7 @@ class Scorer:
             self._models[CPU] = load("cpu")
         self._rule = rule
         self._prepare = prepare
+        self._is_settled = False
         self._step = WHOLE
         self._try_again_ms = 0.0
         self._on_step = on_step
@@ -92,6 +93,11 @@ class Scorer:
     def device(self) -> str:
         """What gives the scores at present: cpu, cuda:N, tensorrt:N or rules."""
         return "rules" if self._step == RULES else self._models[self._step].device
+
+    def report_to(self, on_step: Callable[[int], None]) -> None:
+        """Tell somebody else from now on which step scores stand on, and at once."""
+        self._on_step = on_step
+        on_step(self._step)
 
     @property
     def model(self) -> Version | None:
@@ -110,10 +116,13 @@ class Scorer:
             ModelError: see infer.settle.
             StopWorker: the device failed.
         """
+        if self._is_settled:
+            return
         try:
             self._models = {step: self._settled(model) for step, model in self._models.items()}
         except DeviceFailedError as error:
             raise StopWorker(Exit.DEVICE, str(error)) from error
+        self._is_settled = True
 
     def _settled(self, model: Version) -> Version:
         try:

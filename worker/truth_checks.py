@@ -49,7 +49,11 @@ def _topics(pipeline: Pipeline, truth: TruthOptions) -> Iterator[Problem]:
     if outputs.scores is None:
         yield ("truth",), "no scores to find the truth about", "outputs.scores, and a model"
     taken = {"source.topic": pipeline.source.topic, "truth.labels.topic": truth.labels.topic}
-    taken |= {f"outputs.{name}": getattr(outputs, name) for name in ("scores", "alerts", "dead_letters")}
+    taken |= {
+        f"outputs.{name}": getattr(outputs, name) for name in ("scores", "alerts", "dead_letters", "watch")
+    }
+    if pipeline.rollout is not None:
+        taken |= {f"rollout.{name}": getattr(pipeline.rollout, name) for name in ("shadow", "control")}
     for name, topic in taken.items():
         if topic == truth.topic:
             yield ("truth", "topic"), show(topic), f"a topic other than that of {name}"

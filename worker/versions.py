@@ -6,6 +6,7 @@ import math
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -18,7 +19,7 @@ from worker.exits import Exit, StopWorker
 from worker.feeds import check_interval
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
-from worker.precision_guard import precision_of
+from worker.precision_guard import labels_of
 from worker.repository import fetch, newest
 from worker.rollout import Rollout
 from worker.rollout_types import Rollout as RolloutOptions
@@ -26,7 +27,6 @@ from worker.router import Router, Serving
 from worker.rules import scoring_rule
 from worker.scoring import Scorer
 from worker.session import ModelError
-from worker.yaml_lines import ConfigError
 
 _OVERHEAD_S = 0.0005  # a version may take so much longer whatever the ratio: a batch waits for other things
 
@@ -43,10 +43,9 @@ def open_versions(
     ref, options = pipeline.model, pipeline.rollout
     if ref is None:
         return None, None
-    # Steps of the ladder are told of what serves; a challenger has nothing to say on that.
-    opened = partial(open_scorer, pipeline, plan, meter.stands_on)
+    opened = partial(open_scorer, pipeline, plan)
     if options is None:
-        return Router(Serving(champion=opened(ref.version))), None
+        return Router(Serving(champion=opened(ref.version)), meter.stands_on), None
     properties = pipeline.kafka.client_properties()
     try:
         create_control_topic(properties, options.control)
@@ -60,7 +59,13 @@ def open_versions(
         raise StopWorker(Exit.KAFKA, str(error)) from error
     routing = change.routing if change else Routing(champion=ref.version)
     compare = partial(_comparison, pipeline, options)
-    router = Router(_first_serving(pipeline, routing, change.revision if change else 0, opened, compare))
+    if routing.is_shadow and (options.shadow is None or not log.has_topic(options.shadow)):
+        routing, change = (
+            replace(routing, challenger=None, is_shadow=False),
+            None,
+        )  # told when it is tried again
+    revision = change.revision if change else 0
+    router = Router(_first_serving(pipeline, routing, revision, opened, compare), meter.stands_on)
     rollout = Rollout(
         pipeline.name,
         pipeline.delivery.worker_id or f"{socket.gethostname()}-{os.getpid()}",
@@ -72,7 +77,9 @@ def open_versions(
         compare=compare,
         check=partial(check_latency, plan, pipeline.batching.max_rows, options.max_slowdown),
         meter=meter,
-        precision=precision_of(pipeline, options),
+        labels=labels_of(pipeline),
+        precision_ratio=options.guards.precision_ratio,
+        shadow=options.shadow,
         newest=partial(newest, ref.repository, ref.name),
         poll_s=None if options.poll_ms is None else options.poll_ms / 1000,
     )
@@ -88,26 +95,26 @@ def _first_serving(
 ) -> Serving:
     """What the control topic asks for; where a version was promoted that cannot serve, the one before it."""
     log = structlog.get_logger(pipeline=pipeline.name)
-    champion = None
-    for version in (routing.champion, *reversed(routing.before)):
+    is_whole, champion, challenger = True, None, None
+    candidates = list(dict.fromkeys((routing.champion, *reversed(routing.before))))
+    for version in candidates:
         try:
             champion = opened(version)
             break
-        except (ModelError, ConfigError) as error:
-            if version == (routing.before or (routing.champion,))[0]:
+        except Exception as error:
+            if version == candidates[-1]:
                 raise
-            log.error(
-                "a promoted version cannot serve, the one before it does", version=version, why=str(error)
-            )
+            is_whole = False
+            log.error("a promoted version cannot serve: the one before it", version=version, why=str(error))
     assert champion is not None
-    challenger = None
-    if routing.challenger is not None and champion.card.version == routing.champion:
+    if routing.challenger is not None and is_whole:
         try:
             challenger = opened(routing.challenger)
-        except (ModelError, ConfigError) as error:
+        except Exception as error:
+            is_whole = False
             log.error("the challenger is left out", version=routing.challenger, why=str(error))
     return Serving(
-        revision=revision if champion.card.version == routing.champion else 0,
+        revision=revision if is_whole else 0,  # of another: it is tried again, and told
         champion=champion,
         challenger=challenger,
         is_shadow=routing.is_shadow,
@@ -125,7 +132,10 @@ def check_latency(
         ModelError: it does.
     """
     for rows in sorted({1, min(64, max_rows), max_rows}):
-        new_s, old_s = (seconds_of(scorer.loaded, plan, rows) for scorer in (new, serving))
+        try:
+            new_s, old_s = (seconds_of(scorer.loaded, plan, rows) for scorer in (new, serving))
+        except Exception as error:
+            raise ModelError(f"version {new.card.version} does not run on {rows} events: {error}") from error
         if new_s > old_s * max_slowdown + _OVERHEAD_S:
             raise ModelError(
                 f"version {new.card.version} takes {new_s * 1000:.3g} ms for {rows} events, version "
@@ -134,9 +144,7 @@ def check_latency(
             )
 
 
-def open_scorer(
-    pipeline: Pipeline, plan: FeaturePlan, on_step: Callable[[int], None], version: str
-) -> Scorer:
+def open_scorer(pipeline: Pipeline, plan: FeaturePlan, version: str) -> Scorer:
     """A version of the pipeline's model, loaded, checked and warm.
 
     Raises:
@@ -150,7 +158,6 @@ def open_scorer(
         ref.device,
         has_spare=on_cpu,
         rule=scoring_rule(str(ref.rules), plan.names, ref.rules_score) if by_rules else None,
-        on_step=on_step,
         pipeline=pipeline.name,
     )
     check_interval(pipeline, scorer.card)

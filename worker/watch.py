@@ -154,7 +154,12 @@ class Watcher:
         self._log = structlog.get_logger(pipeline=pipeline.name)
 
     def look(
-        self, card: ModelCard, batch: Batch, scores: NDArray[np.float32], now_us: int
+        self,
+        card: ModelCard,
+        batch: Batch,
+        scores: NDArray[np.float32],
+        now_us: int,
+        is_other: NDArray[np.bool_] | None = None,
     ) -> list[dict[str, Any]]:
         """Count a scored batch; the alerts to publish, as rows of watch_alert.avsc.
 
@@ -163,11 +168,17 @@ class Watcher:
             batch: in offset order.
             scores: (n,) not finite where there is none.
             now_us: when they were scored.
+            is_other: (n,) another model gave the score: of these only the readings are looked at.
         """
+        alerts: list[dict[str, Any]] = []
+        if self._card is not None and self._card.version != card.version:
+            alerts += self._void(int(batch.events.event_us.max()), now_us)
         if self._comes_again(batch) or self._card is not card:
             self._begin(card)
-        alerts = [self._of_reading(edge, card, now_us) for edge in self._bad.edges(batch)]
+        alerts += [self._of_reading(edge, card, now_us) for edge in self._bad.edges(batch)]
         fresh = ~batch.features.is_muted
+        if is_other is not None:
+            fresh &= ~is_other
         if self._drift is not None and self._watched is not None and fresh.any():
             x, is_whole, hits = self._columns(batch.features, scores, self._watched)
             if not fresh.all():
@@ -184,6 +195,35 @@ class Watcher:
             self._next_offset = np.append(self._next_offset, np.zeros(missing, np.int64))
         records = batch.events.records
         return bool(comes_again(records.partition, records.offset, self._next_offset))
+
+    def _void(self, newest_us: int, now_us: int) -> list[dict[str, Any]]:
+        """The alerts of a version that serves no longer are over: nobody looks at it any more."""
+        card, watched = self._card, self._watched
+        assert card is not None
+        alerts = []
+        for kind, said in self._said.items() if watched is not None else ():
+            assert watched is not None
+            for at in np.flatnonzero(said == _RAISED).tolist():
+                what = kind or watched.counted[at].kind
+                subject = watched.bins.names[at] if kind else watched.counted[at].subject
+                alerts.append(
+                    self._alert(
+                        card,
+                        kind=what,
+                        subject=subject,
+                        key=None,
+                        lifecycle="CLEARED",
+                        event_time=newest_us,
+                        scored_at=now_us,
+                        observed=None,
+                        usual=None,
+                        limit=None,
+                        events=0,
+                        reason=f"version {card.version} serves no longer",
+                    )
+                )
+        self._meter.forget_drift(card.version)
+        return alerts
 
     def _begin(self, card: ModelCard) -> None:
         self._card, self._said = card, {}

@@ -232,7 +232,7 @@ def test_versions_are_promoted_and_taken_back_on_every_worker_and_no_score_is_mi
     assert {version for version, _, _ in found.values()} == {"1", "2"}
     told = say("history")
     assert [change["action"] for change in told] == ["promote", "promote", "rollback", "rollback"]
-    assert told[2]["why"].startswith("refused by")
+    assert told[2]["why"].startswith("refused:")
     assert told[0]["why"] == "as good, and smaller"
     assert say("list")["versions"] == ["blind", "broken", "1", "2", "3"]
     reader.close()

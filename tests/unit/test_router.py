@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from feature_cache.key_index import keys_of, stable_hash
 from tests.builders import batch
 from worker.comparison import Comparison
-from worker.degradation import WHOLE
+from worker.degradation import CPU, RULES, WHOLE
 from worker.exits import Exit, StopWorker
 from worker.rollout_types import Guards
 from worker.router import Router, Serving, chosen_rows
 from worker.scoring import Scored
+from worker.session import ModelError
 
 
 class Fixed:
@@ -32,9 +33,18 @@ class Fixed:
         self._plus = plus
         self._fails = fails
         self.without: set[float] = set()
+        self.step = WHOLE
+        self.loaded = self
+        self.told: Any = None
 
     def settle(self) -> None:
         self.settled += 1
+        if self._fails is Exit.MODEL and self.asked == [-1]:
+            raise RuntimeError("no room on the device")
+
+    def report_to(self, on_step: Any) -> None:
+        self.told = on_step
+        on_step(self.step)
 
     def score(self, features: Any, now_ms: float) -> Scored:
         del now_ms
@@ -47,7 +57,7 @@ class Fixed:
         scores[bad] = np.nan
         return Scored(
             scores=scores,
-            degradation=np.full(len(times), WHOLE, np.uint8),
+            degradation=np.full(len(times), self.step, np.uint8),
             failed={int(row): "bad" for row in np.flatnonzero(bad)},
         )
 
@@ -166,11 +176,81 @@ def test_a_challenger_that_fails_leaves_its_events_to_the_champion_and_trips_onc
     assert router.trips.empty()
 
 
-def test_a_device_that_fails_stops_the_worker_whichever_version_it_fails() -> None:
+@pytest.mark.parametrize("is_well", [True, False])
+def test_a_device_that_fails_the_challenger_stops_the_worker_only_where_it_fails_the_champion_too(
+    monkeypatch: pytest.MonkeyPatch, is_well: bool
+) -> None:
+    def check(_: Any) -> None:
+        if not is_well:
+            raise ModelError("CUDA failure 700")
+
+    monkeypatch.setattr("worker.router.check_version", check)
     router = Router(serving(Fixed("1"), Fixed("2", fails=Exit.DEVICE), share=1.0))
 
-    with pytest.raises(StopWorker):
-        router.score(some(10), 0.0)
+    if is_well:
+        assert router.score(some(10), 0.0).version == "1"
+    else:
+        with pytest.raises(StopWorker):
+            router.score(some(10), 0.0)
+
+
+def test_a_version_that_cannot_be_settled_is_not_taken_up_and_says_why() -> None:
+    bad = Fixed("2", fails=Exit.MODEL)
+    bad.asked = [-1]
+    router = Router(serving(Fixed("1")))
+    router.offer(serving(bad, revision=4))
+
+    assert router.score(some(5), 0.0).version == "1"
+    assert router.is_up_to_date
+    assert router.refused == (4, "no room on the device")
+
+
+def test_each_score_says_which_step_its_own_version_stands_on() -> None:
+    champion, challenger = Fixed("1"), Fixed("2", 1000.0)
+    challenger.step = CPU
+
+    routed = Router(serving(champion, challenger, share=0.5)).score(some(97), 0.0)
+
+    is_new = np.array([version == "2" for version in routed.version.to_pylist()])
+    assert (routed.scored.degradation[is_new] == CPU).all()
+    assert (routed.scored.degradation[~is_new] == WHOLE).all()
+
+
+def test_what_rules_say_in_a_challengers_place_is_not_published_as_its() -> None:
+    comparison = Comparison(Guards(), 0.5, alerts_below=False)
+    challenger = Fixed("2", 1000.0)
+    challenger.step = RULES
+    router = Router(serving(Fixed("1"), challenger, share=1.0, comparison=comparison))
+
+    routed = router.score(some(10), 0.0)
+
+    assert routed.version == "1"
+    assert router.trips.get_nowait()[1].guard == "error_share"
+
+
+def test_only_the_version_that_serves_tells_which_step_scores_stand_on() -> None:
+    steps: list[int] = []
+    old, new = Fixed("1"), Fixed("2")
+    new.step = CPU
+    router = Router(serving(old, new, share=0.1), steps.append)
+    assert steps == [WHOLE]
+
+    router.offer(serving(new))
+    router.turn()
+    old.told(RULES)
+
+    assert steps == [WHOLE, CPU]
+
+
+def test_what_is_read_again_is_not_compared_again() -> None:
+    comparison = Comparison(Guards(), 0.5, alerts_below=False)
+    router = Router(serving(Fixed("1"), Fixed("2"), share=1.0, comparison=comparison))
+    events = some(10)
+    muted = replace(events.features, is_muted=np.arange(10) < 4)
+
+    router.score(replace(events, features=muted), 0.0)
+
+    assert comparison.agreement().events == 6
 
 
 def test_intervals_are_those_of_the_version_that_scored() -> None:
