@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -43,6 +41,7 @@ from worker.plan import (
     decision_policy,
     decode_plan,
     feature_plan,
+    worker_name,
 )
 from worker.privacy import Privacy, privacy_of
 from worker.producer_settings import producer_config
@@ -276,8 +275,7 @@ def _watcher(pipeline: Pipeline, plan: FeaturePlan, meter: Meter, privacy: Priva
 
 def _worker_id(pipeline: Pipeline) -> str:
     """The transactional id: unique among live workers, stable across restarts where the file says one."""
-    name = pipeline.delivery.worker_id
-    return f"{pipeline.kafka.group}-{name if name else f'{socket.gethostname()}-{os.getpid()}'}"
+    return f"{pipeline.kafka.group}-{worker_name(pipeline)}"
 
 
 def _warm(

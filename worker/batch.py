@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from worker.records import Record, Records, joined_records
@@ -70,6 +71,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.events)
+
+
+def is_of(batch: Batch, version: str) -> NDArray[np.bool_]:
+    """(n,) whether this version of the model scored the event."""
+    if isinstance(batch.version, str):
+        return np.full(len(batch), batch.version == version)
+    return np.asarray(pc.equal(batch.version, version).to_numpy(zero_copy_only=False))
 
 
 def join(parts: list[Batch]) -> Batch:

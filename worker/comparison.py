@@ -98,7 +98,7 @@ class Comparison:
         if self._events < max(self._next_look, self._guards.min_events):
             return None
         self._next_look = self._events + _EVERY
-        return self._broken(self.agreement())
+        return self._broken()
 
     def failed(self, count: int) -> Trip | None:
         """The challenger gave up on so many events."""
@@ -110,19 +110,30 @@ class Comparison:
         return self._trip("error_share", self._failed / self._events, self._guards.error_share)
 
     def agreement(self) -> Agreement:
-        """How alike they are."""
-        known = min(self._pairs_seen, _REMEMBERED)
-        old, new = self._pairs[:, :known]
-        took_s = self._took_s
+        """How alike they are; a millisecond for the ranks, so not for every batch."""
+        old, new = self._known_pairs()
+        events = max(self._events, 1)
         return Agreement(
             events=self._events,
             rank_correlation=spearman(old, new),
-            flipped_share=self._flipped / max(self._events, 1),
+            flipped_share=self._flipped / events,
             score_psi=psi(old, new),
-            alert_share=(self._alerts[0] / max(self._events, 1), self._alerts[1] / max(self._events, 1)),
-            error_share=self._failed / max(self._events, 1),
-            slowdown=float(took_s[1] / took_s[0]) if took_s[0] > _LEAST_S else math.nan,
+            alert_share=(self._alerts[0] / events, self._alerts[1] / events),
+            error_share=self._error_share,
+            slowdown=self._slowdown,
         )
+
+    @property
+    def _error_share(self) -> float:
+        return self._failed / max(self._events, 1)
+
+    @property
+    def _slowdown(self) -> float:
+        champion_s, challenger_s = self._took_s.tolist()
+        return float(challenger_s / champion_s) if champion_s > _LEAST_S else math.nan
+
+    def _known_pairs(self) -> NDArray[np.float32]:
+        return self._pairs[:, : min(self._pairs_seen, _REMEMBERED)]
 
     def _is_alert(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
         found = scores <= self._alerts_at if self._alerts_below else scores >= self._alerts_at
@@ -133,22 +144,23 @@ class Comparison:
         self._pairs[0, at], self._pairs[1, at] = old, new
         self._pairs_seen += len(old)
 
-    def _broken(self, found: Agreement) -> Trip | None:
+    def _broken(self) -> Trip | None:
         guards = self._guards
-        if guards.error_share is not None and found.error_share > guards.error_share:
-            return self._trip("error_share", found.error_share, guards.error_share)
-        if guards.slowdown is not None and found.slowdown > guards.slowdown:
-            return self._trip("slowdown", found.slowdown, guards.slowdown)
+        if guards.error_share is not None and self._error_share > guards.error_share:
+            return self._trip("error_share", self._error_share, guards.error_share)
+        if guards.slowdown is not None and self._slowdown > guards.slowdown:
+            return self._trip("slowdown", self._slowdown, guards.slowdown)
         if guards.alert_ratio is not None:
             old, new = self._alerts.tolist()
             if is_ratio_beyond(old, new, guards.alert_ratio):
                 return self._trip("alert_ratio", new / max(old, 1), guards.alert_ratio)
-        if guards.rank_correlation is not None and not math.isnan(found.rank_correlation):
-            pairs = min(self._pairs_seen, _REMEMBERED)
-            if found.rank_correlation + _SURE / math.sqrt(max(pairs - 1, 1)) < guards.rank_correlation:
-                return self._trip("rank_correlation", found.rank_correlation, guards.rank_correlation)
-        if guards.score_psi is not None and found.score_psi > guards.score_psi:
-            return self._trip("score_psi", found.score_psi, guards.score_psi)
+        old, new = self._known_pairs()
+        if guards.rank_correlation is not None:
+            rho = spearman(old, new)  # NaN, which is never below, where one does not vary
+            if rho + _SURE / math.sqrt(max(len(old) - 1, 1)) < guards.rank_correlation:
+                return self._trip("rank_correlation", rho, guards.rank_correlation)
+        if guards.score_psi is not None and (index := psi(old, new)) > guards.score_psi:
+            return self._trip("score_psi", index, guards.score_psi)
         return None
 
     def _trip(self, guard: str, found: float, allowed: float) -> Trip:

@@ -19,11 +19,12 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from worker.source import NO_TOPIC
+
 ACTIONS = ("promote", "canary", "shadow", "rollback", "pin", "unpin")
 _PARTITION = 0
 _REMEMBERED = 10  # versions that rollbacks can go to, one after the other
 _ANSWER_WITHIN_S = 20.0
-_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 
 
 class ControlError(Exception):
@@ -134,6 +135,11 @@ class Decided:
         history = self.changes.get(pipeline)
         return history[-1] if history else None
 
+    def in_force(self, pipeline: str, at_start: str) -> Routing:
+        """What serves: by the last change, or as long as there is none the version of the pipeline file."""
+        last = self.routing(pipeline)
+        return last.routing if last else Routing(champion=at_start)
+
 
 class ControlLog:
     """Reads the topic from its beginning and goes on; a topic that is not there yet is empty."""
@@ -170,7 +176,7 @@ class ControlLog:
         for message in self._consumer.consume(100, wait_s):
             error = message.error()
             if error is not None:
-                if error.code() in _MISSING:
+                if error.code() in NO_TOPIC:
                     is_end = True
                     time.sleep(wait_s)
                     self._assign()
@@ -301,7 +307,7 @@ def next_change(
         ControlError: there is nothing to change.
     """
     last = decided.routing(pipeline)
-    now = last.routing if last else Routing(champion=at_start)
+    now = decided.in_force(pipeline, at_start)
     routing = _changed(now, action, new.get("version"), float(new.get("share", 1.0)))
     if routing == now:
         raise ControlError(f"{pipeline}: nothing to change: {describe(now)}")

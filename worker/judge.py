@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from worker.batch import Batch
+from worker.batch import Batch, is_of
 from worker.composite import Composite
 from worker.decide import NONE, Decisions
 from worker.decision import decide_batch
@@ -69,11 +68,8 @@ def _reasons(
     with line.meter.timed("reasons"):
         told: dict[int, list[dict[str, Any]]] = {}
         for scorer in filter(None, (serving.champion, serving.challenger)):
-            mine = decisions
-            if not isinstance(batch.version, str):
-                is_other = pc.not_equal(batch.version, scorer.card.version).to_numpy(zero_copy_only=False)
-                mine = replace(decisions, lifecycle=np.where(is_other, np.uint8(NONE), decisions.lifecycle))
-            elif batch.version != scorer.card.version:
-                continue
-            told |= reasons(line.reasons(scorer.card), batch, scores, mine, scorer.model)
+            is_its = is_of(batch, scorer.card.version)
+            mine = replace(decisions, lifecycle=np.where(is_its, decisions.lifecycle, np.uint8(NONE)))
+            if mine.lifecycle.any():
+                told |= reasons(line.reasons(scorer.card), batch, scores, mine, scorer.model)
         return told

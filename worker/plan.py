@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,3 +275,8 @@ def decision_policy(pipeline: Pipeline) -> DecisionPolicy | None:
             for name, rule in decision.rules.items()
         ),
     )
+
+
+def worker_name(pipeline: Pipeline) -> str:
+    """What this worker is called within its group: as the file says, else by host and process."""
+    return str(pipeline.delivery.worker_id or f"{socket.gethostname()}-{os.getpid()}")

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
 from schemas.spans import spans_of
-from worker.batch import Batch, Rejected
+from worker.batch import Batch, Rejected, is_of
 from worker.decide import Decisions
 from worker.encode import alert_rows, score_columns
 from worker.guard_alerts import guard_alert
@@ -125,13 +124,10 @@ def _send_watch_alerts(line: Line, codec: Codec, alerts: list[dict[str, Any]]) -
 def _publish_watched(line: Line, batch: Batch, scores: NDArray[np.float32], wall_us: int) -> None:
     if line.watcher is None or line.router is None:
         return
-    card, versions = line.router.card, batch.version
+    card = line.router.card
     with line.meter.timed("watch"):
         # Guards look at a canary's scores; and a batch may have waited for a commit while versions changed.
-        is_other = np.full(len(batch), isinstance(versions, str) and versions != card.version)
-        if not isinstance(versions, str):
-            is_other = pc.not_equal(versions, card.version).to_numpy(zero_copy_only=False)
-        alerts = line.watcher.look(card, batch, scores, wall_us, is_other)
+        alerts = line.watcher.look(card, batch, scores, wall_us, ~is_of(batch, card.version))
     if not alerts:
         return
     assert line.watch_codec is not None

@@ -17,9 +17,9 @@ from worker.control import (
     ControlError,
     ControlLog,
     ControlWriter,
-    Routing,
     Status,
     describe,
+    history,
     next_change,
 )
 from worker.exits import StopWorker
@@ -31,6 +31,7 @@ from worker.session import ModelError
 _LOOK_S = 0.1
 _STATUS_EVERY_S = 10.0
 _LABELS_EVERY_S = 10.0
+_COMPARE_EVERY_S = 1.0
 _RETRY_S = 60.0  # before what is decided and not served is tried again
 _FRESH_MS = 60_000  # so old a change is taken back for all where one worker refuses it; later ones only there
 _AGAIN_S = 1.0  # before Kafka is asked again after it refused
@@ -93,6 +94,7 @@ class Rollout:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{pipeline}-rollout", daemon=True)
         self._told_s = 0.0
+        self._compared_s = 0.0
         self._retry_s = 0.0
         self._polled_s = time.monotonic()
         self._logger = structlog.get_logger(pipeline=pipeline)
@@ -153,7 +155,10 @@ class Rollout:
             self._tell()
         self._look_at_labels(now_s)
         serving = self._router.serving
-        if serving.comparison is not None and serving.challenger is not None:
+        if serving.comparison is None or serving.challenger is None:
+            return
+        if now_s - self._compared_s >= _COMPARE_EVERY_S:
+            self._compared_s = now_s
             self._meter.challenger(serving.challenger.card.version, serving.comparison.agreement())
 
     def _look_at_labels(self, now_s: float) -> None:
@@ -208,9 +213,7 @@ class Rollout:
 
     def _keep_way_back(self) -> None:
         """Load the version before, so that a rollback need not; one that does not load is left out."""
-        last = self._control.decided.routing(self._pipeline)
-        before = last.routing.before[-1:] if last else ()
-        for version in before:
+        for version in self._control.decided.in_force(self._pipeline, self._at_start).before[-1:]:
             if version in self._held or version in self._lost:
                 continue
             try:
@@ -276,9 +279,8 @@ class Rollout:
     def _promote_newest(self) -> None:
         """Offer the newest version of the repository, unless it has had its turn; it proves itself first."""
         decided = self._control.decided
-        last = decided.routing(self._pipeline)
-        now = last.routing if last else Routing(champion=self._at_start)
-        routings = [change.routing for change in decided.changes.get(self._pipeline, ())]
+        now = decided.in_force(self._pipeline, self._at_start)
+        routings = [change.routing for change in history(decided, self._pipeline)]
         had_turn = {self._at_start, now.champion, *self._tried}
         had_turn |= {version for each in routings for version in (each.champion, each.challenger) if version}
         newest = self._newest()

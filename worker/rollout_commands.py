@@ -256,5 +256,4 @@ def _read(pipeline: Pipeline) -> Decided:
 
 def _routing(pipeline: Pipeline, decided: Decided) -> Routing:
     assert pipeline.model is not None
-    change = decided.routing(pipeline.name)
-    return change.routing if change else Routing(champion=pipeline.model.version)
+    return decided.in_force(pipeline.name, pipeline.model.version)

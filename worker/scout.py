@@ -21,7 +21,7 @@ from worker.background import in_background
 from worker.exits import Exit, StopWorker
 
 _TIMEOUT_S = 10.0
-_WITHOUT_IDS = "mockCluster"  # librdkafka's own broker: it never answers what a topic's id is
+WITHOUT_IDS = "mockCluster"  # librdkafka's own broker: it never answers what a topic's id is
 _MADE_FOR = "partitions="  # in the metadata of every commit: the topic's partition count
 
 
@@ -92,7 +92,7 @@ class Scout:
         """
         with self._asking() as client:
             known = client.list_topics(self._topic, timeout=_TIMEOUT_S)
-        if (known.cluster_id or "").startswith(_WITHOUT_IDS):  # None where the broker has not said
+        if (known.cluster_id or "").startswith(WITHOUT_IDS):  # None where the broker has not said
             return ""
         admin = AdminClient({**self._any_client, "log_level": 0})
         asked = admin.describe_topics(TopicCollection([self._topic]), request_timeout=_TIMEOUT_S)

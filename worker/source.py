@@ -53,7 +53,7 @@ _HOPELESS = {
     KafkaError.INCONSISTENT_GROUP_PROTOCOL,
     KafkaError.GROUP_MAX_SIZE_REACHED,
 }
-_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 # A fatal error of the client says only in its text which one it is.
 _UNRELEASED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _EXPECTED = {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
@@ -298,7 +298,7 @@ class Source:
                 raise StopWorker(Exit.KAFKA, missing)
             elif error.code() in _HOPELESS:
                 raise StopWorker(Exit.KAFKA, f"reading failed: {error.str()}")
-            elif error.code() in _NO_TOPIC:
+            elif error.code() in NO_TOPIC:
                 self._check_topic()
             elif error.code() not in _EXPECTED:
                 self._complain(error)

@@ -27,7 +27,7 @@ from worker.exits import Exit, StopWorker
 from worker.read_back import outsider
 from worker.refusals import Refusals
 from worker.rights import unauthorized
-from worker.scout import _WITHOUT_IDS, offsets_at
+from worker.scout import WITHOUT_IDS, offsets_at
 from worker.truth_apply import Marks, Partition
 
 _ANSWER_S = 10.0
@@ -204,7 +204,7 @@ class Reader:
 
     def _learn_names(self, needed: set[str]) -> None:
         admin = AdminClient({**self._any_client, "log_level": 0})
-        if (admin.list_topics(timeout=_ANSWER_S).cluster_id or "").startswith(_WITHOUT_IDS):
+        if (admin.list_topics(timeout=_ANSWER_S).cluster_id or "").startswith(WITHOUT_IDS):
             self.names = {topic: topic for topic in self._topics}
             return  # nor does it look anything up by time
         self._since_ms = max(0, time.time_ns() // 1_000_000 - self._horizon_ms)

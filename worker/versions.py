@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +16,7 @@ from worker.control import ControlError, ControlLog, ControlWriter, Routing, cre
 from worker.exits import Exit, StopWorker
 from worker.feeds import check_interval
 from worker.metrics import Meter
-from worker.plan import FeaturePlan
+from worker.plan import FeaturePlan, worker_name
 from worker.precision_guard import labels_of
 from worker.repository import fetch, newest
 from worker.rollout import Rollout
@@ -54,10 +52,10 @@ def open_versions(
         structlog.get_logger(pipeline=pipeline.name).warning("no control topic of ours", why=str(error))
     log, writer = ControlLog(properties, options.control), ControlWriter(properties, options.control)
     try:
-        change = log.read_to_end().routing(pipeline.name)
+        decided = log.read_to_end()
     except ControlError as error:
         raise StopWorker(Exit.KAFKA, str(error)) from error
-    routing = change.routing if change else Routing(champion=ref.version)
+    change, routing = decided.routing(pipeline.name), decided.in_force(pipeline.name, ref.version)
     compare = partial(_comparison, pipeline, options)
     if routing.is_shadow and (options.shadow is None or not log.has_topic(options.shadow)):
         routing, change = (
@@ -68,7 +66,7 @@ def open_versions(
     router = Router(_first_serving(pipeline, routing, revision, opened, compare), meter.stands_on)
     rollout = Rollout(
         pipeline.name,
-        pipeline.delivery.worker_id or f"{socket.gethostname()}-{os.getpid()}",
+        worker_name(pipeline),
         router,
         log,
         writer,
