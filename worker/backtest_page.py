@@ -172,7 +172,7 @@ def bars(names: Sequence[str], values: Sequence[float], title: str, *, is_log: b
     every = max(1, math.ceil(len(names) / 6))
     labels = [_text(_LEFT + i * step, _HEIGHT - 8, name) for i, name in enumerate(names) if i % every == 0]
     top = 10**highest - 1 if is_log else highest
-    ticks = [_text(0, _TOP + 8, f"{top:,.4g}"), _text(0, _TOP + plot, "0")]
+    ticks = [_text(0, _TOP + 8, f"{top:,.0f}"), _text(0, _TOP + plot, "0")]
     return _figure([*shapes, *labels, *ticks], title)
 
 
