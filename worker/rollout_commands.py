@@ -30,6 +30,7 @@ from worker.exits import Exit
 from worker.repository import RepositoryError, versions
 
 _ALIVE_MS = 30_000  # a worker that has said nothing for so long is not waited for
+_COME_BACK = ("promote", "canary", "shadow")  # taken back for all where one worker refuses them
 EXAMPLES = """examples:
   penstock models list pipelines/fraud.yaml                     versions, and who serves what
   penstock models promote pipelines/fraud.yaml 3                on every worker, between two batches
@@ -217,12 +218,16 @@ def _wait(log: ControlLog, change: Change, wait_s: float, *, as_json: bool) -> i
         open_ones = [
             w for w in workers if w.revision < change.revision and not _has_refused(w.refused, change)
         ]
-        if (taken and not open_ones) or time.monotonic() > give_up_s:
+        refused = [w for w in workers if _has_refused(w.refused, change)]
+        # A worker that refused says so only until it has read that its refusal took the change back.
+        back = _taken_back(log, change)
+        is_decided = back is not None or not refused or change.action not in _COME_BACK
+        if (taken and not open_ones and is_decided) or time.monotonic() > give_up_s:
             break
-    refused = [w for w in workers if _has_refused(w.refused, change)]
     if as_json:
-        said = {"change": asdict(change), "workers": [asdict(w) for w in workers]}
-        print(json.dumps({**said, "waiting_for": [w.worker for w in open_ones]}, indent=2))
+        said: dict[str, Any] = {"change": asdict(change), "workers": [asdict(w) for w in workers]}
+        said |= {"waiting_for": [w.worker for w in open_ones], "taken_back": back and asdict(back)}
+        print(json.dumps(said, indent=2))
     else:
         done = len(workers) - len(refused) - len(open_ones)
         print(
@@ -230,19 +235,25 @@ def _wait(log: ControlLog, change: Change, wait_s: float, *, as_json: bool) -> i
         )
         for worker in refused:
             print(f"worker {worker.worker} refused {worker.refused}", file=sys.stderr)
-        if refused and change.action != "rollback":
-            print(
-                "the change is taken back for all: `penstock models list` says what serves", file=sys.stderr
-            )
+        if back is not None:
+            print(f"taken back for all by {back.by}: {back.why}; {describe(back.routing)}", file=sys.stderr)
         for worker in open_ones:
             print(f"worker {worker.worker} has not answered yet", file=sys.stderr)
-    if refused:
+    if refused or back:
         return Exit.MODEL
     return Exit.UNHEALTHY if open_ones else Exit.OK
 
 
 def _has_refused(refused: str, change: Change) -> bool:
     return refused.startswith(f"revision {change.revision}:")
+
+
+def _taken_back(log: ControlLog, change: Change) -> Change | None:
+    """What undid this change right after it: a worker that refused it, a guard or somebody else."""
+    if change.action not in _COME_BACK:
+        return None
+    after = [each for each in history(log.decided, change.pipeline) if each.revision == change.revision + 1]
+    return after[0] if after and after[0].action == "rollback" else None
 
 
 def _read(pipeline: Pipeline) -> Decided:
