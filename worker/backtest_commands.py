@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from worker.backtest import STAGES, Ran
+from worker.backtest_group import found_parts, group_name, in_group, missing_parts, read_ran
 from worker.backtest_page import page
-from worker.backtest_parts import changed, part, parts
+from worker.backtest_parts import changed, part, parts, together
 from worker.backtest_report import QualityRows, difference, quality, read_outcomes, volume
 from worker.config import ConfigError, Pipeline
 from worker.exits import Exit
@@ -33,9 +35,10 @@ EXAMPLES = """examples:
   penstock backtest pipelines/fraud.yaml --from 2026-01-01 --to 2026-02-01 --model fraud/3
   penstock backtest pipelines/fraud.yaml --from 7d --threshold warning=0.4 --label terminal-risk.fraud
   penstock backtest pipelines/fraud.yaml --input events.parquet --input terminal-risk=labels.parquet
+  penstock backtest pipelines/fraud.yaml --group may --out shared    as often, and where, as you like
 
-Nothing that is live is touched: no topic is written, no offset committed, no row stored. Written, in --out,
-are scores.parquet, alerts.parquet, report.json and report.html. See docs/backtest.md."""
+Nothing that is live is touched: no topic is written, no offset of the pipeline committed, no row stored.
+Written, in --out, are scores.parquet, alerts.parquet, report.json and report.html. See docs/backtest.md."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="divide the partitions among so many (1)",
     )
+    parser.add_argument(
+        "--group",
+        type=group_name,
+        metavar="NAME",
+        help="divide the partitions with everyone who gives the same name, here or on other machines",
+    )
+    parser.add_argument(
+        "--join", action="store_true", help="only report on the partitions that groups have put into --out"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(command=guarded(_backtest))
 
@@ -82,7 +94,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _backtest(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     pipeline = changed(pipeline, arguments)
     folders = [arguments.out]
-    if arguments.processes > 1:
+    if arguments.group or arguments.join:
+        if arguments.group:
+            with progress() as show:
+                in_group(pipeline, arguments, arguments.out, show)
+        done = found_parts(arguments.out)
+        if missing := missing_parts(pipeline, done):
+            print(_told_missing(missing, arguments), file=sys.stderr)
+            return Exit.OK if arguments.group else Exit.USAGE
+        folders = list(done.values())
+        ran = together([read_ran(folder) for folder in folders])
+    elif arguments.processes > 1:
         ran, folders = parts(pipeline, arguments, arguments.out)
     else:
         with progress() as show:
@@ -105,6 +127,15 @@ def _backtest(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     (arguments.out / PAGE_FILE).write_text(page(report))
     print(json.dumps(report) if arguments.json else summary(report, arguments.out))
     return Exit.OK
+
+
+def _told_missing(partitions: Sequence[int], arguments: argparse.Namespace) -> str:
+    names = ", ".join(map(str, partitions))
+    return (
+        f"{arguments.out}: found no outcomes of partitions {names}, which other members have: bring all "
+        f"folders partition-* here, then: penstock backtest {arguments.file} --out {arguments.out} --join, "
+        f"with the other options as before"
+    )
 
 
 def measures(
