@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,9 @@ from examples.pack_model import pack
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.pipeline.streams import PARTITIONS, Reader, alone, fill, transactions
+from worker import rollout_commands
 from worker.assemble import assemble, store_opener
+from worker.cli import main
 from worker.config import load_pipeline
 from worker.exits import Exit
 from worker.run import Worker
@@ -156,19 +157,17 @@ def running(file: Path) -> Iterator[Running]:
 
 
 @pytest.fixture
-def say(file: Path) -> Say:
+def say(file: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """`penstock models ...` with --json: what it answers; its exit code is this."""
 
     def said(command: str, *words: str, code: int = Exit.OK) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "worker.cli", "models", command, str(file), *words, "--json"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            timeout=WITHIN_S,
-            check=False,
+        printed: dict[Any, list[str]] = {None: [], sys.stderr: []}
+        # In this process: one of its own takes seconds to start, and the workers' threads print as well.
+        monkeypatch.setattr(
+            rollout_commands, "print", lambda text, file=None: printed[file].append(text), raising=False
         )
-        assert done.returncode == code, done.stderr.decode()
-        return json.loads(done.stdout)
+        assert main(["models", command, str(file), *words, "--json"]) == code, printed
+        return json.loads(printed[None][-1])
 
     return said
 
