@@ -12,7 +12,8 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     text = (Path(config.docs_dir).parent / "CHANGELOG.md").read_text(encoding="utf-8")
-    files.append(File.generated(config, "changelog.md", content=text.replace("](docs/", "](")))
+    text = re.sub(r"\]\((?!https?:|docs/|#)", "](../", text).replace("](docs/", "](")
+    files.append(File.generated(config, "changelog.md", content=text))
     return files
 
 
