@@ -19,11 +19,17 @@ def test_every_block_to_type_or_to_copy_is_the_same() -> None:
     ]
 
 
-def test_every_heading_has_its_counterpart() -> None:
-    def levels(text: str) -> list[str]:
-        return re.findall(r"(?m)^(#+) ", re.sub(r"(?ms)^```.*?^```$", "", text))
+def test_every_heading_paragraph_and_bullet_has_its_counterpart() -> None:
+    def outline(text: str) -> list[str]:
+        """Of each part between blank lines how it begins, and how many bullets it has."""
+        parts = re.sub(r"(?ms)^```.*?^```$", "```", text).split("\n\n")
+        begins = [re.match(r"#+ |- |\||!|```|<!--|\*\*", part.strip()) for part in parts]
+        return [
+            f"{begin[0] if begin else 'text'} {len(re.findall('(?m)^- ', part))}"
+            for begin, part in zip(begins, parts, strict=True)
+        ]
 
-    assert levels(JAPANESE.read_text()) == levels(README.read_text())
+    assert outline(JAPANESE.read_text()) == outline(README.read_text())
 
 
 def test_every_row_of_a_table_has_the_same_figures_and_the_same_code() -> None:
