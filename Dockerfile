@@ -12,6 +12,8 @@ COPY schemas schemas
 COPY feature_cache feature_cache
 COPY worker worker
 COPY loadgen loadgen
+COPY pipelines pipelines
+COPY models models
 RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 .
 
 FROM build AS build-cuda

@@ -27,7 +27,7 @@ BENCH ?=
 PROFILE ?=
 CHECK ?=
 
-.PHONY: help env services demo test chaos proof fuzz bench bench-check profile lint format clean
+.PHONY: help env services demo test chaos proof fuzz bench bench-check profile docs release-check lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -91,6 +91,12 @@ bench-check: $(STAMP) ## has a stage of the hot path become slower since the las
 
 profile: $(STAMP) services ## where a worker of the fraud pipeline spends its time, by stage and as a flame graph
 	@$(PYTHON) -m benchmarks.profile $(PROFILE)
+
+docs: $(STAMP) ## build the site of docs/ into site/, strictly: a broken link or a page that no menu has fails
+	@$(PYTHON) -m mkdocs build --strict --quiet --site-dir site
+
+release-check: $(STAMP) ## build wheel and sdist, run the demo from an empty environment, list licences, into dist/
+	@$(PYTHON) -m tests.release
 
 lint: $(STAMP) ## check formatting, rules and types
 	@$(PYTHON) -m ruff format --check $(PACKAGES) benchmarks

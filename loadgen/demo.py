@@ -24,7 +24,9 @@ from loadgen.run import Load, Target
 from loadgen.screen import Glance, line, screen
 from loadgen.sources import Source, simulated_fraud, simulated_maintenance
 
-_PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
+_HERE = Path(__file__).resolve().parent
+# The wheel carries pipelines/ and models/ beside this file; a clone has them at its root.
+_PIPELINES = (_HERE / "shipped" if (_HERE / "shipped").is_dir() else _HERE.parent) / "pipelines"
 # Fraud looks up what terminal-risk keeps, and an in-memory store is one process's own.
 _WORKERS = (("fraud.yaml", "terminal-risk.yaml"), ("maintenance.yaml",))
 _TOPICS = {
@@ -145,7 +147,7 @@ class _Process:
 def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator[DemoWorker]:
     """Run all shipped pipelines on the bus, on in-memory stores, until the block ends."""
     if not _PIPELINES.is_dir():
-        raise DemoError(f"no pipeline files in {_PIPELINES}: run the demo from a clone of the project")
+        raise DemoError(f"no pipeline files in {_PIPELINES}: install Penstock again, or run a clone of it")
     settings = {
         "PENSTOCK_KAFKA": bootstrap,
         "PENSTOCK_STORE": "memory://",
@@ -158,7 +160,7 @@ def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator
         "PENSTOCK_MAX_WAIT": "15ms",
         "PENSTOCK_WRITE_INTERVAL": "5s",  # every row changes every second here; the store dies with the demo
         "PENSTOCK_FETCH_WAIT_MS": str(FETCH_WAIT_MS),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_PIPELINES.parent), env.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE.parent), env.get("PYTHONPATH")])),
     }
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, ExitStack() as stack:
         processes = []

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker import __version__
 from worker.backtest_commands import EXAMPLES as BACKTEST_EXAMPLES
 from worker.backtest_commands import add_arguments as add_backtest_arguments
 from worker.config import ConfigError, Pipeline, load_pipeline
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, about: str, epilog: str = "") -> argparse.ArgumentParser:

@@ -1,10 +1,11 @@
-"""Writes the tables of speed and model quality in the README from results: python -m tests.docs.numbers"""
+"""Writes the tables of speed and model quality in both READMEs from results: python -m tests.docs.numbers"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from benchmarks.plot import LABELS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+JAPANESE = ROOT / "README.ja.md"
 RESULTS = ROOT / "benchmarks" / "results"
 SPEED = re.compile(r"<!-- speed -->\n.*?<!-- end -->", re.DOTALL)
+FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 MARKED = re.compile(r"<!-- numbers -->\n.*?<!-- end -->", re.DOTALL)
 
 # Fraud Detection Handbook (ULB 2022): test week 2018-08-08..14, chapters 3 and 7.
@@ -33,6 +36,30 @@ def written(readme: str) -> str:
     """The README with its tables as they should be."""
     readme = SPEED.sub(lambda _: f"<!-- speed -->\n{_speed(_result('latest'))}\n<!-- end -->", readme)
     return MARKED.sub(lambda _: f"<!-- numbers -->\n{numbers()}\n<!-- end -->", readme)
+
+
+def in_step(translated: str, readme: str) -> str:
+    """A translated README with the figures of its tables as in this one, which come in the same order.
+
+    Raises:
+        ValueError: a table has more or fewer figures than its translation, so a person has to look.
+    """
+    for part in (SPEED, MARKED):
+        theirs, ours = part.search(translated), part.search(readme)
+        if theirs is None or ours is None:
+            raise ValueError("a marked part is missing")
+        figures, count = FIGURE.findall(ours[0]), len(FIGURE.findall(theirs[0]))
+        if len(figures) != count:
+            raise ValueError(
+                f"found {count} figures in the translation, expected {len(figures)}: write its rows anew"
+            )
+        written = _filled(theirs[0], iter(figures))
+        translated = translated.replace(theirs[0], written)
+    return translated
+
+
+def _filled(text: str, figures: Iterator[str]) -> str:
+    return FIGURE.sub(lambda _: next(figures), text)
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -124,3 +151,4 @@ def _engines(result: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     README.write_text(written(README.read_text()))
+    JAPANESE.write_text(in_step(JAPANESE.read_text(), README.read_text()))

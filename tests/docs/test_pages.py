@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from tests.chaos import page as chaos_page
 from tests.docs.numbers import README, written
 from tests.docs.pages import ROOT, links, marked, pages, rows, section
+from worker import metric_docs
 from worker.exits import Exit
 from worker.metrics import STAGES, Families
 
@@ -101,6 +102,13 @@ def test_every_metric_is_listed_with_its_type_and_labels_and_no_other() -> None:
     }
 
     assert listed == ours
+
+
+def test_the_table_of_metrics_is_the_one_made_from_the_code() -> None:
+    page = (DOCS / "metrics.md").read_text()
+
+    assert page == metric_docs.written(page), "run `python -m worker.metric_docs`"
+    assert metric_docs.DETAILS.keys() <= metric_docs.rows().keys()
 
 
 def test_the_queries_ask_for_metrics_that_exist() -> None:
