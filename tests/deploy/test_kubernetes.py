@@ -91,6 +91,12 @@ def test_no_pod_needs_more_than_the_strictest_standard_and_none_can_write_but_in
             )
 
 
+def test_nothing_is_reported_to_the_makers_of_libraries() -> None:
+    assert re.search(r"ORT_DISABLE_TELEMETRY=1\b", (ROOT / "Dockerfile").read_text())
+    for objects, name in _all_pods():
+        assert environment(pods(objects)[name], objects)["ORT_DISABLE_TELEMETRY"] == "1", name
+
+
 def test_the_user_is_the_one_of_the_image() -> None:
     (uid,) = re.findall(r"useradd .*--uid (\d+)", (ROOT / "Dockerfile").read_text())
     users = {pods(objects)[name]["spec"]["securityContext"]["runAsUser"] for objects, name in _all_pods()}
