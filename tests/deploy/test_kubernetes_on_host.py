@@ -30,6 +30,7 @@ from tests.deploy.kubernetes_files import (
     needs_kustomize,
     pods,
 )
+from tests.services import Service
 from tests.services.processes import free_port
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, needs_kustomize]
@@ -139,12 +140,13 @@ class Pod:
 
 
 def test_who_waits_wakes_a_worker_which_scores_and_leaves_and_then_nothing_waits(
-    kafka_bootstrap: str, redis_url: str, tmp_path: Path
+    own_broker: Service, own_redis: Service, tmp_path: Path
 ) -> None:
     topics = {"logins": PARTITIONS, "logins.scores": PARTITIONS, "logins.alerts": 1, "logins.dead-letters": 1}
-    create_topics(kafka_bootstrap, topics)
+    kafka = own_broker.address
+    create_topics(kafka, topics)
     objects = build(LOGINS)
-    given = {"PENSTOCK_KAFKA": kafka_bootstrap, "PENSTOCK_STORE": redis_url}
+    given = {"PENSTOCK_KAFKA": kafka, "PENSTOCK_STORE": own_redis.address}
     lag = Pod(pods(objects)["logins-lag"], objects, tmp_path / "lag", given)
     worker = Pod(pods(objects)["logins-worker"], objects, tmp_path / "worker", given)
 
@@ -152,7 +154,7 @@ def test_who_waits_wakes_a_worker_which_scores_and_leaves_and_then_nothing_waits
         lag.until(lambda: lag.probe("readiness") and lag.backlog_s() == 0.0, lag_process)
         sent = subprocess.run(
             [sys.executable, str(LOGINS / "produce.py")],
-            env={**os.environ, "PENSTOCK_KAFKA": kafka_bootstrap},
+            env={**os.environ, "PENSTOCK_KAFKA": kafka},
             capture_output=True,
             text=True,
             timeout=60,
@@ -162,7 +164,7 @@ def test_who_waits_wakes_a_worker_which_scores_and_leaves_and_then_nothing_waits
         with worker.running() as worker_process:
             worker.until(lambda: worker.probe("readiness"), worker_process)
             assert worker.probe("liveness")
-            scores = _scores(kafka_bootstrap, 300)
+            scores = _scores(kafka, 300)
             lag.until(lambda: lag.backlog_s() == 0.0, lag_process)  # KEDA ends it
             worker_code = worker.leave(worker_process)
         # Its outputs came in transactions, and nobody is left in the group: still nothing waits.

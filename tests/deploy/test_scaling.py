@@ -13,7 +13,15 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from tests.deploy.kubernetes_files import LOGINS, Object, build, combined, named, needs_kustomize
+from tests.deploy.kubernetes_files import (
+    KUBERNETES,
+    LOGINS,
+    Object,
+    build,
+    combined,
+    named,
+    needs_kustomize,
+)
 from worker.lag_command import BacklogMetrics
 from worker.metrics import Families
 
@@ -92,10 +100,14 @@ def _answers(tmp_path: Path, series: dict[str, str], at: str, expected: dict[str
             for name, value in expected.items()
         ],
     }
+    _hold(tmp_path, test)
+
+
+def _hold(tmp_path: Path, test: dict[str, Any]) -> None:
+    """Let Prometheus itself judge one test of the rules in rules.yml."""
     file = tmp_path / "test.yml"
-    file.write_text(
-        yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "10s", "tests": [test]})
-    )
+    whole = {"rule_files": ["rules.yml"], "evaluation_interval": "10s", "tests": [test]}
+    file.write_text(yaml.safe_dump(whole))
     done = subprocess.run(
         ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -169,3 +181,48 @@ def test_the_answers_are_the_workers_wanted(case: str, tmp_path: Path) -> None:
 
     _answers(tmp_path, {**OTHERS, **series}, "5m", answers)
     assert wanted(answers) == workers
+
+
+EVENTS = 'penstock_events_total{pipeline="logins",instance="a"}'
+KNOWN = 'penstock_backlog_known{pipeline="logins"}'
+# Series; whether nobody reads, whether the lag is unknown: after ten minutes.
+ALARMS: dict[str, tuple[dict[str, str], bool, bool]] = {
+    "nothing waits": ({**backlog(0, "0x90"), KNOWN: "1x90"}, False, False),
+    "records wait and no worker is there": ({**backlog(0, "0+10x90"), KNOWN: "1x90"}, True, False),
+    "records wait and a worker stands still": (
+        {**backlog(0, "0+10x90"), KNOWN: "1x90", EVENTS: "7x90"},
+        True,
+        False,
+    ),
+    "records wait and a worker catches up": (
+        {**backlog(0, "900x90"), KNOWN: "1x90", EVENTS: "0+500x90"},
+        False,
+        False,
+    ),
+    "Kafka does not answer": ({KNOWN: "0x90"}, False, True),
+    "no lag pod is there": ({}, False, True),
+}
+
+
+@needs_promtool
+@pytest.mark.parametrize("case", ALARMS)
+def test_somebody_is_told_that_nobody_reads_or_that_the_lag_is_unknown(case: str, tmp_path: Path) -> None:
+    series, nobody, unknown = ALARMS[case]
+    rules = named(build(KUBERNETES / "monitoring"), "PrometheusRule", "penstock-waiting")["spec"]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
+    firing = {"PenstockNobodyReads": nobody, "PenstockLagUnknown": unknown}
+    assert {rule["alert"] for group in rules["groups"] for rule in group["rules"]} == firing.keys()
+    states = "count by (alertname, alertstate) (ALERTS{alertstate='firing'})"
+    expected = [
+        {"labels": f"{{alertname={alert!r}, alertstate='firing'}}".replace("'", '"'), "value": 1}
+        for alert, is_firing in firing.items()
+        if is_firing
+    ]
+    _hold(
+        tmp_path,
+        {
+            "interval": "10s",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [{"expr": states, "eval_time": "10m", "exp_samples": expected}],
+        },
+    )
