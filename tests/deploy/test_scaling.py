@@ -122,7 +122,7 @@ def wanted(answers: dict[str, float | None]) -> int:
     if not any(value > float(trigger(name)["activationThreshold"]) for name, value in known.items()):
         return 0
     most = max(math.ceil(value / float(trigger(name)["threshold"])) for name, value in known.items())
-    return min(max(1, most), scaled()["maxReplicaCount"])
+    return min(max(1, most), int(scaled()["maxReplicaCount"]))
 
 
 def backlog(partition: int, values: str) -> dict[str, str]:
