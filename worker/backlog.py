@@ -87,7 +87,9 @@ class Backlog:
                 return self._measure(plain, reader, wall_ms)
         except KafkaException as error:
             said = error.args[0]
-            why = self._refusals.reason or unauthorized(said, topic=topic, group=group) or said.str()
+            # Below zero are the client's own: that it had no answer is less than why.
+            refused = self._refusals.reason if said.code() < 0 else ""
+            why = refused or unauthorized(said, topic=topic, group=group) or said.str()
             raise StopWorker(Exit.KAFKA, f"{topic}: the lag of {group} is not known: {why}") from error
 
     def _measure(self, plain: Any, reader: Any, wall_ms: int) -> list[Waiting]:
@@ -197,13 +199,13 @@ def _first_records(reader: Any, topic: str, wanted: Mapping[int, int]) -> dict[i
             if time.monotonic() > give_up_s:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "a partition cannot be read in time"))
             for message in reader.consume(len(wanted), 0.05):
-                error, partition = message.error(), message.partition()
-                if error is None:
-                    found.setdefault(partition, (message.offset(), message.timestamp()[1]))
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    found.setdefault(partition, (message.offset(), None))
-                elif not error.retriable():
-                    raise KafkaException(error)
+                error, partition, offset = message.error(), message.partition(), message.offset()
+                is_end = error is not None and error.code() == KafkaError._PARTITION_EOF
+                if error is not None and not is_end:
+                    if not error.retriable():
+                        raise KafkaException(error)
+                elif partition in wanted and offset >= wanted[partition]:  # else of a former assignment
+                    found.setdefault(partition, (offset, None if is_end else message.timestamp()[1]))
     finally:
         reader.unassign()
     return found

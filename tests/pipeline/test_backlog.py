@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from benchmarks.workers import REPOSITORY, create_topics
 from tests.conftest import MakeTopics
 from tests.pipeline.streams import alone
 from tests.services import Service
+from worker import backlog as backlog_module
 from worker.backlog import Backlog, Waiting
 from worker.config import load_pipeline
 
@@ -110,12 +111,21 @@ def test_a_record_waits_from_its_own_time_until_the_group_has_passed_it(given: I
 
 
 def test_markers_of_transactions_are_no_lag_and_the_next_record_is(
-    given: Input,
+    given: Input, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read: list[dict[int, int]] = []
+    first_records = backlog_module._first_records
+
+    def counted(reader: Any, topic: str, wanted: Mapping[int, int]) -> Any:
+        read.extend([dict(wanted)] if wanted else [])
+        return first_records(reader, topic, wanted)
+
+    monkeypatch.setattr(backlog_module, "_first_records", counted)
     given.send(5, transaction="commit")
     given.commit(5)  # as a worker does: the offset after the last record
 
     asked = [given.lag() for _ in range(3)]
+    assert read == [{0: 5}]  # the marker is looked at once
     given.send(1, transaction="commit")
     woken = given.lag()
 
