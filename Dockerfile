@@ -27,6 +27,7 @@ COPY pipelines pipelines
 COPY models models
 ENV PATH=/opt/penstock/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     PENSTOCK_ADMIN_HOST=0.0.0.0 \
     PENSTOCK_ADMIN_PORT=8080
 EXPOSE 8080

@@ -22,6 +22,8 @@ from worker.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from worker.explain import add_arguments as add_explain_arguments
 from worker.features_commands import EXAMPLES as FEATURES_EXAMPLES
 from worker.features_commands import add_commands as add_features_commands
+from worker.lag_command import EXAMPLES as LAG_EXAMPLES
+from worker.lag_command import add_arguments as add_lag_arguments
 from worker.logs import configure_logs
 from worker.model_commands import EXAMPLES as MODEL_EXAMPLES
 from worker.model_commands import add_commands as add_model_commands
@@ -138,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = command("explain", "One event again: its features, score and reasons.", EXPLAIN_EXAMPLES)
     add_explain_arguments(explain)
+
+    lag = command("lag", "How long records have waited for the group of a pipeline.", LAG_EXAMPLES)
+    add_lag_arguments(lag)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")

@@ -15,6 +15,7 @@ from tests.docs.numbers import README, written
 from tests.docs.pages import ROOT, links, marked, pages, rows, section
 from worker import metric_docs
 from worker.exits import Exit
+from worker.lag_command import BacklogMetrics
 from worker.metrics import STAGES, Families
 
 DOCS = ROOT / "docs"
@@ -109,6 +110,17 @@ def test_the_table_of_metrics_is_the_one_made_from_the_code() -> None:
 
     assert page == metric_docs.written(page), "run `python -m worker.metric_docs`"
     assert metric_docs.DETAILS.keys() <= metric_docs.rows().keys()
+
+
+def test_every_metric_of_the_lag_pod_is_listed_with_its_labels_and_no_other() -> None:
+    bound = vars(BacklogMetrics(CollectorRegistry())).values()
+    ours = {metric._name: (metric._type, set(metric._labelnames) - {"pipeline"}) for metric in bound}
+    listed = {
+        name.strip("`"): (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels, _ in rows(marked(DOCS / "metrics.md", "metrics of lag"))
+    }
+
+    assert listed == ours
 
 
 def test_the_queries_ask_for_metrics_that_exist() -> None:
