@@ -64,7 +64,7 @@ def _skip_path(body: bytes, path: tuple[int, ...]) -> int:
     """How many bytes the path has."""
     count, at = read_long(body, 0)
     if not 0 <= count <= _MOST_INDEXES:
-        raise Malformed("unknown_schema", f"found {count} message indexes, expected at most {_MOST_INDEXES}")
+        raise Malformed("unknown_schema", f"found {count} message indexes, expected 0 to {_MOST_INDEXES}")
     found = []
     for _ in range(count):
         index, at = read_long(body, at)

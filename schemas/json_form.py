@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas import flat, json_kernels, json_write_kernels, kernels
+from schemas import flat, json_text_kernels, json_write_kernels, kernels
 from schemas.form import Form
 from schemas.framing import unframe_id
+from schemas.json_kernels import find_values
+from schemas.json_number_kernels import DEFAULT, NULL, REQUIRED, read_numbers
 from schemas.json_rows import PER_S, compile_read, compile_write, plain_float
 from schemas.json_schema import json_schema
 from schemas.lane import Lane
@@ -25,7 +27,27 @@ from schemas.spans import Spans, spans_of, text_spans
 from schemas.tree import NO_DEFAULT, Field, nullable
 
 _Texts = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+_NOTHING: Final = np.zeros(0, np.uint8)
 _FLOATS: Final = (kernels.FLOAT, kernels.DOUBLE)
+_READS_AS: Final = {
+    kernels.STRING: json_text_kernels.AS_TEXT,
+    kernels.BYTES: json_text_kernels.AS_BYTES,
+    kernels.ENUM: json_text_kernels.AS_SYMBOL,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Field:
+    """What the kernels are told about one field."""
+
+    kind: int
+    reads_as: int  # how a text is read; -1: never
+    per_s: int  # ticks a second of a timestamp; 0: it is none
+    is_nullable: bool
+    missing: int  # what it is where an object does not have it
+    default: int  # its cell then; of bytes and texts:
+    default_text: NDArray[np.uint8]
+    symbols: _Texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,14 +55,9 @@ class _Plan:
     """What the kernels are told about a flat schema."""
 
     columns: flat.Plan
-    per_s: NDArray[np.int64]  # (f,)
+    fields: tuple[_Field, ...]
     names: _Texts
     field_of: NDArray[np.int64]  # of each name
-    symbols: _Texts
-    symbol_at: NDArray[np.int64]  # (f + 1,)
-    missing: NDArray[np.int8]  # (f,)
-    defaults: flat.Filled  # one record of them
-    default_bytes: int
     keys: NDArray[np.uint8]
     key_at: NDArray[np.int64]  # (f + 1,)
 
@@ -70,30 +87,33 @@ def _plan(schema: Schema) -> _Plan | None:
     fields = schema.tree.fields
     names = [(field.name, f) for f, field in enumerate(fields)]
     names += [(alias, f) for f, field in enumerate(fields) for alias in field.aliases]
-    symbols = [column.symbols.to_list() if column.symbols is not None else [] for column in plan.columns]
-    missing, values = zip(*(_when_missing(field) for field in fields), strict=True)
-    defaults = flat.fill(
-        plan,
-        {c.name: pa.array([v], c.arrow) for c, v in zip(plan.columns, values, strict=True)},
-        1,
-        _json_constant,
-    )
-    for f, value in enumerate(values):
-        if plan.kinds[f] == kernels.FLOAT:  # the kernel leaves doubles, here as where it reads them
-            defaults.cells[f] = np.array([value], np.float64).view(np.int64)
     keys = [f"{',' if f else '{'}{json.dumps(field.name)}:".encode() for f, field in enumerate(fields)]
     return _Plan(
         columns=plan,
-        per_s=np.array([_per_s(field) for field in fields], np.int64),
+        fields=tuple(_field(field, column) for field, column in zip(fields, plan.columns, strict=True)),
         names=_texts([name.encode() for name, _ in names]),
         field_of=np.array([f for _, f in names], np.int64),
-        symbols=_texts([symbol for some in symbols for symbol in some]),
-        symbol_at=np.cumsum([0, *map(len, symbols)]),
-        missing=np.array(missing, np.int8),
-        defaults=defaults,
-        default_bytes=int(defaults.sizes.sum()),
         keys=np.frombuffer(b"".join(keys), np.uint8),
         key_at=np.cumsum([0, *map(len, keys)]),
+    )
+
+
+def _field(field: Field, column: flat.Column) -> _Field:
+    missing, value = _when_missing(field)
+    per_s = _per_s(field)
+    cells, sizes = np.zeros(1, np.int64), np.zeros(1, np.int32)
+    text = flat.fill_cells(column, pa.array([value], column.arrow), cells, sizes, np.ones(1, np.bool_))
+    if column.kind == kernels.FLOAT:  # the kernel leaves doubles, here as where it reads them
+        cells = np.array([value], np.float64).view(np.int64)
+    return _Field(
+        kind=column.kind,
+        reads_as=_READS_AS.get(column.kind, json_text_kernels.AS_TIME if per_s else -1),
+        per_s=per_s,
+        is_nullable=column.null_index >= 0,
+        missing=missing,
+        default=int(cells[0]),
+        default_text=_NOTHING if text is None else text,
+        symbols=_texts([] if column.symbols is None else column.symbols.to_list()),
     )
 
 
@@ -112,10 +132,10 @@ def _when_missing(field: Field) -> tuple[int, Any]:
     optional = nullable(field.node)
     value = None if field.default is NO_DEFAULT else default_value(field.node, field.default)
     if value is not None:
-        return json_kernels.DEFAULT, value
+        return DEFAULT, value
     if optional:
-        return json_kernels.NULL, _blank(optional[0].kind, optional[0].symbols)
-    return json_kernels.REQUIRED, _blank(field.node.kind, field.node.symbols)
+        return NULL, _blank(optional[0].kind, optional[0].symbols)
+    return REQUIRED, _blank(field.node.kind, field.node.symbols)
 
 
 def _blank(kind: str, symbols: tuple[str, ...]) -> Any:
@@ -125,35 +145,72 @@ def _blank(kind: str, symbols: tuple[str, ...]) -> Any:
 def _decode(plan: _Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_] | None]:
     """The columns of n payloads, and which of them are good; None: all of them."""
     count, found = len(payloads), flat.room(plan.columns, len(payloads))
-    most = int(payloads.sizes.sum()) + count * plan.default_bytes
-    out = np.empty(most, np.uint8)
-    all_good = json_kernels.read_objects(
-        payloads.data,
-        payloads.starts,
-        payloads.ends,
-        plan.columns.kinds,
-        plan.per_s,
-        plan.columns.null_index,
-        plan.names,
-        plan.field_of,
-        plan.symbols,
-        plan.symbol_at,
-        plan.missing,
-        plan.defaults.cells[:, 0],
-        plan.defaults.sizes[:, 0],
-        plan.defaults.data,
-        found.cells,
-        found.sizes,
-        found.valid,
-        found.good,
-        found.nulls,
-        found.text_bytes,
-        out,
+    begins, stops = np.empty((2, len(plan.fields), count), np.int64)
+    data, good = payloads.data, found.good
+    find_values(data, payloads.starts, payloads.ends, plan.names, plan.field_of, begins, stops, good)
+    found.sizes[:] = 0
+    defaults = count * sum(len(field.default_text) for field in plan.fields)
+    out, used = np.empty(int(payloads.sizes.sum()) + defaults, np.uint8), 0
+    for f, field in enumerate(plan.fields):
+        used = _read(field, data, begins[f], stops[f], found, f, out, used)
+    all_good = bool(good.all())
+    if not all_good:
+        found.cells[:, ~good], found.sizes[:, ~good], found.valid[:, ~good] = 0, 0, True
+    np.sum(~found.valid, axis=1, out=found.nulls)
+    np.sum(found.sizes, axis=1, out=found.text_bytes)
+    return flat.to_batch(plan.columns, found, out), None if all_good else good
+
+
+def _read(
+    field: _Field,
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    found: flat.Cells,
+    f: int,
+    out: NDArray[np.uint8],
+    used: int,
+) -> int:
+    """Put one field of all objects into its cells, and return how much of out is taken afterwards."""
+    cells, valid = found.cells[f], found.valid[f]
+    if field.kind not in _READS_AS:
+        read_numbers(
+            data,
+            begins,
+            stops,
+            field.kind,
+            field.missing,
+            field.default,
+            field.is_nullable,
+            field.per_s > 0,
+            cells,
+            valid,
+            found.good,
+        )
+    if field.kind == kernels.FLOAT:
+        cells[:] = cells.view(np.float64).astype(np.float32).view(np.int32)
+    if field.reads_as < 0:
+        return used
+    return int(
+        json_text_kernels.read_texts(
+            data,
+            begins,
+            stops,
+            field.reads_as,
+            field.per_s,
+            field.symbols,
+            field.missing,
+            field.default,
+            field.default_text,
+            field.is_nullable,
+            out,
+            used,
+            cells,
+            found.sizes[f],
+            valid,
+            found.good,
+        )
     )
-    for f, kind in enumerate(plan.columns.kinds.tolist()):
-        if kind == kernels.FLOAT:
-            found.cells[f] = found.cells[f].view(np.float64).astype(np.float32).view(np.int32)
-    return flat.to_batch(plan.columns, found, out), None if all_good == count else found.good
 
 
 def _encode(plan: _Plan, columns: Mapping[str, Any], count: int, prefix: bytes) -> Spans:

@@ -18,14 +18,14 @@ _WORDS = np.frombuffer(b"nulltruefalse", np.uint8).copy()
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _put(out: Any, to: int, data: Any, at: int, size: int) -> Any:
+def _put_bytes(out: Any, to: int, data: Any, at: int, size: int) -> Any:
     for j in range(size):
         out[to + j] = data[at + j]
     return to + size
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _put_number(out: Any, to: int, number: int) -> Any:
+def _put_decimal(out: Any, to: int, number: int) -> Any:
     if number < 0:
         out[to] = 45
         to += 1
@@ -47,7 +47,7 @@ def _put_number(out: Any, to: int, number: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _put_text(out: Any, to: int, data: Any, at: int, size: int) -> Any:
+def _put_quoted(out: Any, to: int, data: Any, at: int, size: int) -> Any:
     out[to] = 34
     to += 1
     for j in range(size):
@@ -125,22 +125,22 @@ def write_objects(
     """
     to = 0
     for i in range(ends.shape[0]):
-        to = _put(out, to, prefix, 0, prefix.shape[0])
+        to = _put_bytes(out, to, prefix, 0, prefix.shape[0])
         for f in range(kinds.shape[0]):
             kind, cell = kinds[f], cells[f, i]
-            to = _put(out, to, keys, key_at[f], key_at[f + 1] - key_at[f])
+            to = _put_bytes(out, to, keys, key_at[f], key_at[f + 1] - key_at[f])
             if not valid[f, i]:
-                to = _put(out, to, _WORDS, 0, 4)
+                to = _put_bytes(out, to, _WORDS, 0, 4)
             elif kind == CONSTANT:
-                to = _put(out, to, data, cell, sizes[f, i])
+                to = _put_bytes(out, to, data, cell, sizes[f, i])
             elif kind == STRING:
-                to = _put_text(out, to, data, cell, sizes[f, i])
+                to = _put_quoted(out, to, data, cell, sizes[f, i])
             elif kind == BYTES:
                 to = _put_base64(out, to, data, cell, sizes[f, i])
             elif kind == BOOLEAN:
-                to = _put(out, to, _WORDS, 4, 4) if cell else _put(out, to, _WORDS, 8, 5)
+                to = _put_bytes(out, to, _WORDS, 4, 4) if cell else _put_bytes(out, to, _WORDS, 8, 5)
             else:
-                to = _put_number(out, to, cell)
+                to = _put_decimal(out, to, cell)
         out[to] = 125
         to += 1
         ends[i] = to

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas import flat, kernels, proto_kernels
+from schemas import flat, kernels, proto_kernels, proto_write_kernels
 from schemas.form import Form
 from schemas.framing import index_bytes, unframe_index
 from schemas.json_rows import PER_S
 from schemas.lane import Lane
 from schemas.proto_layout import NOT_THERE, WIRES, Layout, Slot, derived, zero_of
-from schemas.proto_rows import compile_read, compile_write, put_field, put_tag
+from schemas.proto_rows import compile_read
 from schemas.proto_text import proto_text
+from schemas.proto_write_rows import RANGES, compile_write, put_field, put_tag
 from schemas.schema import Schema
 from schemas.spans import Spans
 
@@ -164,10 +165,10 @@ def _encode(plan: _Plan, columns: Mapping[str, Any], count: int, prefix: bytes) 
         if filled.kinds[f] != kernels.CONSTANT:
             _check(slot, filled.valid[f])
             filled.cells[f] = _cells(slot, filled.cells[f], filled.valid[f])
-    most = count * (len(prefix) + proto_kernels.MOST_BYTES * len(plan.slots))
+    most = count * (len(prefix) + proto_write_kernels.MOST_BYTES * len(plan.slots))
     most += int(filled.sizes.sum(dtype=np.int64))
     out, offsets = np.empty(most, np.uint8), np.zeros(count + 1, np.int64)
-    proto_kernels.write_messages(
+    proto_write_kernels.write_messages(
         np.frombuffer(prefix, np.uint8),
         plan.tags,
         plan.tag_at,
@@ -185,10 +186,10 @@ def _encode(plan: _Plan, columns: Mapping[str, Any], count: int, prefix: bytes) 
 
 
 def _check(slot: Slot, valid: NDArray[np.bool_]) -> None:
-    if not slot.number:
+    if not slot.number and (valid.any() or slot.absent is not None):
         raise ValueError(f"{slot.name}: found no such field in the message, expected one to write it to")
     if not slot.has_presence and not valid.all():
-        raise ValueError(f"{slot.name}: found null, expected a value: the message's field has no presence")
+        raise ValueError(f"{slot.name}: found null, expected a value: its field has no presence")
 
 
 def _cells(slot: Slot, cells: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -201,18 +202,10 @@ def _cells(slot: Slot, cells: NDArray[np.int64], valid: NDArray[np.bool_]) -> ND
     if (slot.kind, slot.node.kind) == ("float", "double"):
         with np.errstate(over="ignore"):
             return cells.view(np.float64).astype(np.float32).view(np.int32).astype(np.int64)
-    lowest, highest = _RANGES.get(slot.kind, (-(1 << 63), (1 << 63) - 1))
+    lowest, highest = RANGES.get(slot.kind, (-(1 << 63), (1 << 63) - 1))
     if valid.any() and not lowest <= cells[valid].min() <= cells[valid].max() <= highest:
         raise ValueError(f"{slot.name}: found a number that is no {slot.kind}, expected one")
     return cells
-
-
-_INT_RANGE: Final = (-(1 << 31), (1 << 31) - 1)
-_RANGES: Final = {
-    **dict.fromkeys(("int32", "sint32", "sfixed32"), _INT_RANGE),
-    **dict.fromkeys(("uint32", "fixed32"), (0, (1 << 32) - 1)),
-    **dict.fromkeys(("uint64", "fixed64"), (0, (1 << 63) - 1)),
-}
 
 
 @lru_cache(maxsize=1024, typed=True)

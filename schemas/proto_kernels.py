@@ -1,4 +1,4 @@
-"""Protobuf messages of a flat schema to cells and back, compiled: one pass over the bytes."""
+"""Protobuf messages of a flat schema to cells, compiled: one pass over the bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit
 
 from schemas import array_types as t
-from schemas.kernels import CONSTANT, INT, _is_utf8
 
 NULL, DEFAULT, REQUIRED = range(3)  # what a field is that a message does not have
 _KINDS: Final = (
@@ -22,13 +21,44 @@ _FIXED32, _FIXED64, _SFIXED32, _SFIXED64, _FLOAT, _DOUBLE, _STRING, _BYTES, _TIM
 _1 = np.uint64(1)
 _7 = np.uint64(7)
 _LOW_32 = np.uint64(0xFFFFFFFF)
+INT = 1  # as in `kernels`
 _NANOS = np.int64(1_000_000_000)
 _FARTHEST_S = np.int64(9_000_000_000_000)  # times a million, this fits 64 bits
-MOST_BYTES = 32  # of a field that is neither bytes nor text: a tag and a time; of those: a tag and a length
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _varint(data: Any, at: int, end: int) -> Any:
+def _is_proto_utf8(data: Any, at: int, end: int) -> bool:
+    """Whether the bytes are UTF-8: shortest forms, no surrogates, nothing past U+10FFFF."""
+    while at < end:
+        first = data[at]
+        if first < 0x80:
+            at += 1
+            continue
+        if first < 0xC2 or first > 0xF4:
+            return False
+        more = 1 if first < 0xE0 else 2 if first < 0xF0 else 3
+        if at + more >= end:
+            return False
+        low, high = 0x80, 0xBF
+        if first == 0xE0:
+            low = 0xA0
+        elif first == 0xED:
+            high = 0x9F
+        elif first == 0xF0:
+            low = 0x90
+        elif first == 0xF4:
+            high = 0x8F
+        if data[at + 1] < low or data[at + 1] > high:
+            return False
+        for j in range(2, more + 1):
+            if data[at + j] < 0x80 or data[at + j] > 0xBF:
+                return False
+        at += more + 1
+    return True
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _read_varint(data: Any, at: int, end: int) -> Any:
     """(raw number, next position); position -1 where it is cut short or beyond 64 bits."""
     raw = np.uint64(0)
     for k in range(10):
@@ -43,7 +73,7 @@ def _varint(data: Any, at: int, end: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _little(data: Any, at: int, width: int) -> Any:
+def _read_little(data: Any, at: int, width: int) -> Any:
     bits = np.uint64(0)
     for j in range(width):
         bits |= np.uint64(data[at + j]) << np.uint64(8 * j)
@@ -51,7 +81,7 @@ def _little(data: Any, at: int, width: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _time(data: Any, at: int, end: int, per_s: int) -> Any:
+def _read_time(data: Any, at: int, end: int, per_s: int) -> Any:
     """(ticks since 1970, whether it is certain) of a google.protobuf.Timestamp."""
     seconds, nanos, last = np.int64(0), np.int64(0), 0
     while at < end:
@@ -59,7 +89,7 @@ def _time(data: Any, at: int, end: int, per_s: int) -> Any:
         if tag not in (8, 16) or tag <= last:  # in order, each once
             return np.int64(0), False
         last = tag
-        raw, at = _varint(data, at + 1, end)
+        raw, at = _read_varint(data, at + 1, end)
         if at < 0:
             return np.int64(0), False
         if tag == 8:
@@ -72,7 +102,7 @@ def _time(data: Any, at: int, end: int, per_s: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _whole(raw: Any, code: int, kind: int) -> Any:
+def _whole_of(raw: Any, code: int, kind: int) -> Any:
     """(number, whether it fits) of a varint or of fixed bytes."""
     if code in (_SINT32, _SINT64):
         number = np.int64(raw >> _1) ^ -np.int64(raw & _1)
@@ -91,12 +121,12 @@ def _whole(raw: Any, code: int, kind: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _skip(data: Any, at: int, end: int, wire: int) -> Any:
+def _skip_field(data: Any, at: int, end: int, wire: int) -> Any:
     """The position behind a field that nobody asked for; -1 if bad, or a group."""
     if wire == 0:
-        return _varint(data, at, end)[1]
+        return _read_varint(data, at, end)[1]
     if wire == 2:
-        size, at = _varint(data, at, end)
+        size, at = _read_varint(data, at, end)
         return -1 if at < 0 or size > np.uint64(end - at) else at + np.int64(size)
     if wire in (1, 5):
         at += 8 if wire == 1 else 4
@@ -105,7 +135,7 @@ def _skip(data: Any, at: int, end: int, wire: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _find(numbers: Any, number: int, guess: int) -> Any:
+def _find_slot(numbers: Any, number: int, guess: int) -> Any:
     count = numbers.shape[0]
     for k in range(count):
         f = guess + k
@@ -116,12 +146,12 @@ def _find(numbers: Any, number: int, guess: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _value(  # noqa: PLR0911 one for each kind
+def _read_value(  # noqa: PLR0911 one for each kind
     data: Any, at: int, end: int, code: int, kind: int, per_s: int, symbols: Any
 ) -> Any:
     """(position behind it or -1, cell, size)."""
     if code <= _ENUM:
-        raw, at = _varint(data, at, end)
+        raw, at = _read_varint(data, at, end)
         if at < 0:
             return -1, np.int64(0), 0
         if code == _BOOL:
@@ -131,26 +161,26 @@ def _value(  # noqa: PLR0911 one for each kind
                 if symbols[k] == np.int64(raw):
                     return at, np.int64(k), 0
             return -1, np.int64(0), 0
-        number, fits = _whole(raw, code, kind)
+        number, fits = _whole_of(raw, code, kind)
         return at if fits else -1, number, 0
     if code >= _STRING:
-        size, at = _varint(data, at, end)
+        size, at = _read_varint(data, at, end)
         if at < 0 or size > np.uint64(end - at):
             return -1, np.int64(0), 0
         stop = at + np.int64(size)
         if code == _TIMESTAMP:
-            ticks, is_time = _time(data, at, stop, per_s)
+            ticks, is_time = _read_time(data, at, stop, per_s)
             return stop if is_time else -1, ticks, 0
-        if code == _STRING and not _is_utf8(data, at, stop):
+        if code == _STRING and not _is_proto_utf8(data, at, stop):
             return -1, np.int64(0), 0
         return stop, np.int64(at), np.int64(size)
     width = 8 if code in (_FIXED64, _SFIXED64, _DOUBLE) else 4
     if at + width > end:
         return -1, np.int64(0), 0
-    raw = _little(data, at, width)
+    raw = _read_little(data, at, width)
     if code in (_FLOAT, _DOUBLE):
         return at + width, np.int64(raw), 0
-    number, fits = _whole(raw, code, kind)
+    number, fits = _whole_of(raw, code, kind)
     return at + width if fits else -1, number, 0
 
 
@@ -221,19 +251,19 @@ def read_messages(
     for i in range(starts.shape[0]):
         at, end, guess = starts[i], ends[i], 0
         while 0 <= at < end:
-            tag, at = _varint(data, at, end)
+            tag, at = _read_varint(data, at, end)
             number, wire = tag >> np.uint64(3), np.int64(tag & _7)
             if at < 0 or number < 1 or number > np.uint64((1 << 29) - 1):
                 at = -1
                 break
-            f = _find(numbers, np.int64(number), guess)
+            f = _find_slot(numbers, np.int64(number), guess)
             if f < 0:
-                at = _skip(data, at, end, wire)
+                at = _skip_field(data, at, end, wire)
                 continue
             if wire != wires[f] or seen[f] == i:
                 at = -1
                 break
-            at, cell, size = _value(
+            at, cell, size = _read_value(
                 data, at, end, codes[f], kinds[f], per_s[f], symbols[symbol_at[f] : symbol_at[f + 1]]
             )
             seen[f], guess = i, f + 1
@@ -254,117 +284,3 @@ def read_messages(
             else:
                 text_bytes[f] += sizes[f, i]
     return all_good
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _put_varint(out: Any, to: int, raw: Any) -> Any:
-    while raw >= np.uint64(0x80):
-        out[to] = np.uint8(raw & np.uint64(0x7F)) | np.uint8(0x80)
-        raw >>= _7
-        to += 1
-    out[to] = np.uint8(raw)
-    return to + 1
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _put_little(out: Any, to: int, bits: Any, width: int) -> Any:
-    for j in range(width):
-        out[to + j] = np.uint8((bits >> np.uint64(8 * j)) & np.uint64(0xFF))
-    return to + width
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _put_time(out: Any, to: int, ticks: int, per_s: int) -> Any:
-    """A length and a google.protobuf.Timestamp; it is never longer than 127 bytes."""
-    seconds = ticks // per_s
-    nanos = (ticks - seconds * per_s) * (_NANOS // per_s)
-    first = to
-    to += 1
-    if seconds:
-        out[to] = 8
-        to = _put_varint(out, to + 1, np.uint64(seconds))
-    if nanos:
-        out[to] = 16
-        to = _put_varint(out, to + 1, np.uint64(nanos))
-    out[first] = to - first - 1
-    return to
-
-
-@njit(
-    (
-        t.BYTES,
-        t.BYTES,
-        t.INT64S,
-        t.INT8S,
-        t.INT8S,
-        t.INT64S,
-        t.OUT_INT64_TABLE,
-        t.OUT_INT32_TABLE,
-        t.OUT_BOOL_TABLE,
-        t.BYTES,
-        t.OUT_BYTES,
-        t.OUT_INT64S,
-    ),
-    cache=True,
-    nogil=True,
-)  # type: ignore[untyped-decorator]
-def write_messages(  # noqa: PLR0912 one pass serves every kind
-    prefix: Any,
-    tags: Any,
-    tag_at: Any,
-    kinds: Any,
-    codes: Any,
-    per_s: Any,
-    cells: Any,
-    sizes: Any,
-    valid: Any,
-    data: Any,
-    out: Any,
-    ends: Any,
-) -> None:
-    """Write messages of a flat schema, one after the other.
-
-    Args:
-        prefix: uint8, put in front of every record.
-        tags: uint8, the tag of each field.
-        tag_at: (f + 1,) int64 where each begins in it.
-        kinds, cells, sizes, valid: as in `kernels.write_records`; the cell of an enum is its number.
-            CONSTANT: bytes with their tag.
-        codes, per_s: as in `read_messages`.
-        data: uint8 that bytes, texts and constants are taken from.
-        out: uint8, large enough, filled.
-        ends: (n,) int64, filled: where each record ends in out.
-    """
-    to = 0
-    for i in range(ends.shape[0]):
-        for j in range(prefix.shape[0]):
-            out[to + j] = prefix[j]
-        to += prefix.shape[0]
-        for f in range(kinds.shape[0]):
-            code, cell = codes[f], cells[f, i]
-            if not valid[f, i]:
-                continue
-            if kinds[f] == CONSTANT:
-                for j in range(sizes[f, i]):
-                    out[to + j] = data[cell + j]
-                to += sizes[f, i]
-                continue
-            for j in range(tag_at[f], tag_at[f + 1]):
-                out[to] = tags[j]
-                to += 1
-            if code in (_STRING, _BYTES):
-                to = _put_varint(out, to, np.uint64(sizes[f, i]))
-                for j in range(sizes[f, i]):
-                    out[to + j] = data[cell + j]
-                to += sizes[f, i]
-            elif code == _TIMESTAMP:
-                to = _put_time(out, to, cell, per_s[f])
-            elif code in (_DOUBLE, _FIXED64, _SFIXED64):
-                to = _put_little(out, to, np.uint64(cell), 8)
-            elif code >= _FIXED32:
-                to = _put_little(out, to, np.uint64(cell), 4)
-            elif code in (_SINT32, _SINT64):
-                to = _put_varint(out, to, (np.uint64(cell) << _1) ^ np.uint64(cell >> 63))
-            else:
-                to = _put_varint(out, to, np.uint64(cell))
-        ends[i] = to

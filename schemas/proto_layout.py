@@ -18,6 +18,15 @@ WIRES: Final[Mapping[str, int]] = {
     **dict.fromkeys(("fixed32", "sfixed32", "float"), FIXED32),
     **dict.fromkeys(("string", "bytes", "message", "timestamp"), LENGTH),
 }
+PACKED: Final[Mapping[str, str]] = {
+    "float": "<f",
+    "double": "<d",
+    "fixed32": "<I",
+    "fixed64": "<Q",
+    "sfixed32": "<i",
+    "sfixed64": "<q",
+}
+NANOS: Final = 1_000_000_000
 _DERIVED: Final[Mapping[str, str]] = {
     "boolean": "bool",
     "int": "int32",
@@ -84,12 +93,10 @@ def _derived_slot(found: Field, number: int, where: str) -> Slot:
         raise SchemaError(
             f"{where}: found null or {node.kind}, expected {node.kind}: Protobuf has no null one"
         )
-    if value.kind not in _DERIVED:
-        raise SchemaError(f"{where}: found {value.kind}, expected a type that Protobuf has")
     return Slot(
         name=found.name,
         number=number,
-        kind="timestamp" if value.logical else _DERIVED[value.kind],
+        kind=derived_kind(value, where),
         node=value,
         shape=shape,
         is_nullable=optional is not None,
@@ -97,6 +104,17 @@ def _derived_slot(found: Field, number: int, where: str) -> Slot:
         symbols=dict(enumerate(value.symbols)),
         slots=_derived_slots(value, where) if value.kind == "record" else (),
     )
+
+
+def derived_kind(node: Node, where: str) -> str:
+    """Return the type that we give a value, or each item.
+
+    Raises:
+        SchemaError: Protobuf has none.
+    """
+    if node.kind not in _DERIVED:
+        raise SchemaError(f"{where}: found {node.kind}, expected a type that Protobuf has")
+    return "timestamp" if node.logical else _DERIVED[node.kind]
 
 
 def shape_of(node: Node, where: str) -> tuple[str, Node]:

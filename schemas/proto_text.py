@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from schemas.proto_layout import Layout, Slot, derived, value_prefix
+from schemas.proto_layout import Slot, derived, value_prefix
 from schemas.schema import Schema
 
 _INDENT = "  "
@@ -60,11 +60,3 @@ def _field(slot: Slot) -> str:
     if slot.shape == "many":
         return f"repeated {kind}"
     return f"map<string, {kind}>" if slot.shape == "map" else f"optional {kind}"
-
-
-def describes(layout: Layout, schema: Schema) -> bool:
-    """Whether a layout is the derived one of a schema, so that its text is known."""
-    return layout.name == schema.name and all(
-        (a.number, a.kind, a.shape, a.has_presence) == (b.number, b.kind, b.shape, b.has_presence)
-        for a, b in zip(layout.slots, derived(schema).slots, strict=True)
-    )

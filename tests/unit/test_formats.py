@@ -1,4 +1,4 @@
-"""The same columns in Avro, JSON and Protobuf: what is written is read, and what is no record is rejected by name."""
+"""The same columns in Avro, JSON and Protobuf, and what is no record is rejected by name."""
 
 import dataclasses
 import json
@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.test_codec_properties import QUICK, batches, bits, mutate_some, mutated
 
 from schemas import Codec, Schema, SchemaError, load_schema, parse_schema, slow, to_table
-from schemas.decimal_kernels import double_bits, read_number
 from schemas.form import FORMATS, Format
+from schemas.json_number_kernels import double_bits, read_number
+from tests.unit.test_codec_properties import QUICK, batches, bits, mutate_some, mutated
 
 NAMED: tuple[Format, ...] = ("json", "protobuf")
 every_format = pytest.mark.parametrize("form", FORMATS)
@@ -401,15 +401,20 @@ def test_a_time_of_rfc_3339_is_the_same_instant(
 @pytest.mark.parametrize("path", ["fast", "slow"])
 @pytest.mark.parametrize(
     "text",
-    ["2023-02-29T00:00:00Z", "2024-13-01T00:00:00Z", "2024-01-01T24:00:00Z", "2024-01-01T00:00:60Z"]
-    + [
+    [
+        "2023-02-29T00:00:00Z",
+        "2024-13-01T00:00:00Z",
+        "2024-01-01T24:00:00Z",
+        "2024-01-01T00:00:60Z",
         "2024-01-01T00:00Z",
         "2024-01-01T00:00:00.Z",
         "2024-01-01T00:00:00+24:00",
         "2024-01-01",
         "0000-01-01T00:00:00Z",
-    ]
-    + ["2024-01-01T00:00:00+0100", "2024-01-01T00:00:00Z ", "２024-01-01T00:00:00Z"],
+        "2024-01-01T00:00:00+0100",
+        "2024-01-01T00:00:00Z ",
+        "\uff12024-01-01T00:00:00Z",
+    ],
 )
 def test_a_text_that_is_no_time_is_rejected(path: str, text: str) -> None:
     payload = json.dumps({"s": text, "u": 0}).encode()
@@ -464,9 +469,8 @@ def test_json_that_is_taken_says_what_python_reads(
     for row, found in zip(decoded.rows.tolist(), slow.to_rows(schema, decoded.table), strict=True):
         said = json.loads(values[row])
         for name, value in found.items():
-            if isinstance(value, str | bool | int) and not isinstance(said.get(name), str | float):
-                assert said[name] == value
-            elif isinstance(value, str):
+            is_exact = isinstance(value, str | bool | int) and not isinstance(said.get(name), float)
+            if is_exact and (isinstance(value, str) or not isinstance(said[name], str)):
                 assert said[name] == value
 
 

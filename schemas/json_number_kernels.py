@@ -1,4 +1,4 @@
-"""Decimal numbers of JSON as 64-bit integers and correctly rounded doubles, compiled."""
+"""Numbers and booleans of JSON as the cells of a column, compiled: exact, or correctly rounded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+from schemas import array_types as t
+
+BOOLEAN, INT, LONG, FLOAT, DOUBLE = range(5)  # as in `kernels`
+REQUIRED, NULL, DEFAULT = range(3)  # what a field is that an object does not have
 # 5^q by the 128 bits that count, for every q a double can need (Lemire, "Number Parsing at a Gigabyte per
 # Second", 2021, and Mushtak and Lemire, "Fast Number Parsing Without Fallback", 2022).
 _LEAST_POWER: Final = -342
@@ -38,10 +42,14 @@ _1 = np.uint64(1)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _HIDDEN = np.uint64(1 << 52)
 _INFINITY = np.uint64(0x7FF << 52)
+_INFINITY_BITS = np.int64(0x7FF << 52)
+_TOO_BIG_BITS = np.float64(3.4028235677973366e38).view(np.int64)  # from here on, 32 bits make it infinite
+_SIGN_BIT = np.int64(-(1 << 63))
+_MOST_NEGATIVE = np.uint64(1 << 63)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _product(a: Any, b: Any) -> Any:
+def _json_product(a: Any, b: Any) -> Any:
     """(high, low) 64 bits of a 128-bit product."""
     a_low, a_high, b_low, b_high = a & _HALF, a >> _32, b & _HALF, b >> _32
     low, middle = a_low * b_low, a_high * b_low
@@ -67,9 +75,9 @@ def double_bits(digits: Any, power: Any) -> Any:
         digits <<= _1
         zeros += 1
     at = power - _LEAST_POWER
-    high, low = _product(digits, _HIGH[at])
+    high, low = _json_product(digits, _HIGH[at])
     if high & np.uint64(0x1FF) == np.uint64(0x1FF):  # the second half of the power may matter
-        more, _ = _product(digits, _LOW[at])
+        more, _ = _json_product(digits, _LOW[at])
         low += more
         if low < more:
             high += _1
@@ -137,3 +145,83 @@ def read_number(data: Any, at: int, end: int) -> Any:
             return digits, power, is_negative, False, -1
         power += -exponent if falls else exponent
     return digits, power, is_negative, is_whole, at
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _number_cell(kind: int, digits: Any, power: int, falls: bool, is_whole: bool) -> Any:
+    """(cell, whether the number is certain to be a value of this kind)."""
+    if kind in (FLOAT, DOUBLE):
+        bits = np.int64(double_bits(digits, power))
+        limit = _TOO_BIG_BITS if kind == FLOAT else _INFINITY_BITS
+        return bits | (_SIGN_BIT if falls else np.int64(0)), bits < limit
+    if not is_whole or digits > (_MOST_NEGATIVE if falls else _MOST_NEGATIVE - np.uint64(1)):
+        return np.int64(0), False
+    number = -np.int64(digits) if falls else np.int64(digits)
+    return number, kind != INT or -(1 << 31) <= number < 1 << 31
+
+
+@njit(
+    (
+        t.BYTES,
+        t.INT64S,
+        t.INT64S,
+        t.INT64,
+        t.INT64,
+        t.INT64,
+        t.BOOL,
+        t.BOOL,
+        t.OUT_INT64S,
+        t.OUT_BOOLS,
+        t.OUT_BOOLS,
+    ),
+    cache=True,
+    nogil=True,
+)  # type: ignore[untyped-decorator]
+def read_numbers(
+    data: Any,
+    begins: Any,
+    stops: Any,
+    kind: int,
+    missing: int,
+    default: int,
+    is_nullable: bool,
+    skips_texts: bool,
+    cells: Any,
+    valid: Any,
+    good: Any,
+) -> None:
+    """Read the numbers, or booleans, of one field; records without a certain one are no longer good.
+
+    Args:
+        data: uint8.
+        begins, stops: (n,) int64, see `json_kernels.find_values`.
+        kind: one of the kinds above.
+        missing: what the field is where it is not there: REQUIRED, NULL or DEFAULT.
+        default: its cell then.
+        is_nullable: whether it may be null.
+        skips_texts: leave records alone that have a text there, such as a time.
+        cells: (n,) int64, filled: the number, or the bits of a double, for floats too.
+        valid: (n,) bool, filled: False where it is null.
+        good: (n,) bool, only ever set to False.
+    """
+    for i in range(begins.shape[0]):
+        cells[i], valid[i] = 0, True
+        if not good[i]:
+            continue
+        if begins[i] < 0:
+            cells[i], valid[i], good[i] = default, missing != NULL, missing != REQUIRED
+            continue
+        first = data[begins[i]]
+        if first == 34 and skips_texts:
+            continue
+        if first == 110:
+            valid[i], good[i] = False, is_nullable
+        elif kind == BOOLEAN:
+            cells[i], good[i] = first == 116, first in (116, 102)
+        else:
+            digits, power, falls, is_whole, at = read_number(data, begins[i], stops[i])
+            good[i] = at == stops[i]
+            if good[i]:
+                cells[i], good[i] = _number_cell(kind, digits, power, falls, is_whole)
+            if not good[i]:
+                cells[i] = 0
