@@ -16,11 +16,16 @@ from schemas.json_schema import json_schema
 from schemas.proto_text import proto_text
 from schemas.proto_write_rows import put_tag, put_varint
 from schemas.registry import Registry, RegistrySettings
+from tests.pipeline.streams import alone
 from tests.services.tiny_registry import TinyRegistry
 from tests.unit.test_config_errors import FULL, error_of, line_of
+from tests.unit.test_dlq import letter
 from tests.unit.test_formats import transactions
 from worker.codecs import codec_for
 from worker.config import Pipeline, load_pipeline
+from worker.dlq_show import describe
+from worker.doctor import _schema
+from worker.validate import describe as planned
 
 TRANSACTION = load_schema("transaction")
 TYPES = descriptor_pb2.FieldDescriptorProto
@@ -237,3 +242,50 @@ def test_the_path_of_a_message_is_read_in_both_spellings_and_another_message_is_
 
 def test_a_message_further_down_its_file_has_its_path_in_front() -> None:
     assert index_bytes((2, 100)) == b"\x04\x04\xc8\x01"
+
+
+@pytest.mark.parametrize("form", ["json", "protobuf"])
+def test_a_dead_letter_is_shown_as_its_record_or_with_what_is_wrong(tmp_path: Path, form: Format) -> None:
+    keys = {"format": form, "wire": None, "writer_schemas": None}
+    pipeline = loaded(tmp_path, content_with(source=keys))
+    good = Codec(TRANSACTION, "raw", format=form).encode(transactions(1))[0]
+
+    shown = [describe(letter(value=value), pipeline, False) for value in (good, good[:-1])]
+
+    assert f"decoded   as penstock.Transaction, {form}" in shown[0]
+    assert "  transaction_id  't0'" in shown[0]
+    reason = {"json": "invalid_json: found no JSON at character", "protobuf": "missing_field: "}[form]
+    assert f"decoded   nothing: {reason}" in shown[1] or "decoded   nothing: truncated" in shown[1]
+
+
+def test_labels_have_a_format_of_their_own(tmp_path: Path) -> None:
+    labels = {"topic": "labels", "schema": "label.avsc", "format": "json"}
+    labels |= {"event_id": "event_id", "label": "fraud"}
+    content = content_with() | {"truth": {"topic": "cards.truth", "labels": labels}}
+    pipeline = loaded(tmp_path, content)
+
+    codec = codec_for(pipeline, "labels")
+
+    assert codec is not None
+    assert (codec.format, codec.wire, codec.reader.name) == ("json", "raw", "penstock.Label")
+    figures = codec_for(pipeline, "cards.truth")
+    assert figures is not None
+    assert (figures.format, figures.wire) == ("avro", "single_object")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_doctor_and_validate_name_the_format(tmp_path: Path, form: Format) -> None:
+    wire = "single_object" if form == "avro" else "raw"
+    keys = {"format": form, "wire": wire}
+    pipeline = load_pipeline(alone(tmp_path, "", source=keys, outputs=keys), {})
+
+    said = planned(pipeline, {})
+
+    assert f"{form}, wire {wire}; a new group begins" in said
+    assert f"writes ({form}, wire {wire})" in said
+    found = {
+        "avro": "fingerprint",
+        "json": "as JSON",
+        "protobuf": "as the Protobuf message penstock.Transaction",
+    }
+    assert found[form] in _schema(pipeline).found
