@@ -363,9 +363,9 @@ def _plain(node: Node, value: Any) -> Any:  # noqa: PLR0911 one for each kind
         return base64.b64encode(value).decode()
     if node.kind in {"float", "double"}:
         return plain_float(node.kind, float(value))
-    if node.logical:
-        return ticks_of(value, PER_S[node.logical])
-    return value
+    if node.kind in {"int", "long"}:  # numpy's numbers too, of which json.dumps knows nothing
+        return int(ticks_of(value, PER_S[node.logical]) if node.logical else value)
+    return bool(value) if node.kind == "boolean" else value
 
 
 def _of(row: Mapping[str, Any], field: Field) -> Any:

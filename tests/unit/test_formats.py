@@ -181,6 +181,24 @@ def alert_row() -> dict[str, Any]:
 
 
 @every_format
+def test_rows_may_hold_numbers_of_numpy(form: Format) -> None:
+    kinds = {"a": "int", "b": "long", "c": "float", "d": "double", "e": "boolean"}
+    schema = record(**kinds, f={"type": "map", "values": "double"})
+    row = {
+        "a": np.int32(1),
+        "b": np.int64(2),
+        "c": np.float32(0.5),
+        "d": np.float64(0.1),
+        "e": np.bool_(True),
+    }
+
+    values = codec(schema, form).encode_rows([row | {"f": {"x": np.float64(2.5)}}], trusted=True)
+
+    expected = {"a": 1, "b": 2, "c": 0.5, "d": 0.1, "e": True, "f": [("x", 2.5)]}
+    assert codec(schema, form).decode(values).table.to_pylist() == [expected]
+
+
+@every_format
 def test_what_a_field_cannot_hold_is_refused(form: Format) -> None:
     schema = record(a="int", b="string")
     made = codec(schema, form)
