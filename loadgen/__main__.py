@@ -24,6 +24,7 @@ from loadgen.send import Gate
 from loadgen.sources import LABEL_DELAY_S, Pipeline, Source, simulated_fraud, simulated_maintenance, stored
 from loadgen.transactions import DAY_S, World
 from loadgen.turbofan import Fleet
+from schemas.form import FORMATS
 from schemas.wire import Wire
 
 _EXAMPLES = """examples:
@@ -133,7 +134,8 @@ def _run(
     outputs: dict[Pipeline, str] = {"fraud": "fraud", "maintenance": "maintenance", **dict(arguments.outputs)}
     target = Target(
         bootstrap=arguments.bootstrap,
-        wire=arguments.wire,
+        format=arguments.format,
+        wire=arguments.wire or ("single_object" if arguments.format == "avro" else "raw"),
         registry_url=arguments.registry,
         topics=_topics(arguments),
         outputs=outputs,
@@ -297,7 +299,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="a further librdkafka setting; K=@FILE takes it from a file: ps shows arguments to everybody",
     )
-    add("--wire", choices=get_args(Wire), default="single_object", help="wire format (single_object)")
+    add("--format", choices=FORMATS, default="avro", help="of events, labels and outputs (avro)")
+    add("--wire", choices=get_args(Wire), help="framing (avro: single_object; json, protobuf: raw)")
     add(
         "--registry",
         default=os.environ.get("PENSTOCK_REGISTRY") or None,

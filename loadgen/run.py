@@ -18,6 +18,7 @@ from loadgen.send import Feed, Gate, send_all
 from loadgen.slabs import Slab, first_events
 from loadgen.sources import Pipeline, Source
 from schemas.codec import Codec
+from schemas.form import Format
 from schemas.registry import Registry, RegistrySettings
 from schemas.schema import load_schema
 from schemas.wire import PREFIX_BYTES, Wire
@@ -36,7 +37,8 @@ class Target:
     """Where events go and outcomes come from."""
 
     bootstrap: str
-    wire: Wire = "single_object"
+    format: Format = "avro"
+    wire: Wire = "single_object"  # of avro alone; json and protobuf: raw, or confluent
     registry_url: str | None = None  # needed by wire confluent
     topics: Mapping[Stream, str] = field(default_factory=lambda: dict(TOPICS))
     outputs: Mapping[Pipeline, str] = field(
@@ -211,13 +213,16 @@ class Load:
 
     def _route(self, stream: Stream) -> Route:
         topic = self._target.topics[stream]
-        codec = Codec(load_schema(SCHEMA_OF[stream]), self._target.wire, registry=self._registry, topic=topic)
-        return Route(topic=topic, encode=codec.encode)
+        return Route(topic=topic, encode=self._codec(SCHEMA_OF[stream], topic).encode)
+
+    def _codec(self, schema: str, topic: str | None = None) -> Codec:
+        target = self._target
+        return Codec(
+            load_schema(schema), target.wire, format=target.format, registry=self._registry, topic=topic
+        )
 
     def _reader(self) -> Collector:
-        def codec(schema: str) -> Codec:
-            return Codec(load_schema(schema), self._target.wire, registry=self._registry)
-
+        codec = self._codec
         outputs: dict[str, Output] = {}
         events: dict[Pipeline, str] = {"fraud": "transaction", "maintenance": "sensor_reading"}
         for pipeline, stream in events.items():

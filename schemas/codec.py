@@ -8,16 +8,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas import flat, slow
+from schemas import slow
+from schemas.form import Form, Format, avro_form
 from schemas.group import Group, split, whole
 from schemas.lane import Bad, Lane, decode, kept, lane
+from schemas.proto_layout import Layout
 from schemas.readable import refuse_unreadable
 from schemas.registry import Registry, UnknownSchemaError
 from schemas.schema import Schema
 from schemas.spans import Spans, spans_of
 from schemas.table import to_table
 from schemas.tree import SchemaError
-from schemas.wire import MAGIC, PREFIX_BYTES, Wire, confluent_prefix, single_object_prefix
+from schemas.wire import (
+    CONFLUENT_MAGIC,
+    MAGIC,
+    PREFIX_BYTES,
+    Wire,
+    confluent_prefix,
+    single_object_prefix,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +48,15 @@ class Decoded:
 
 
 class Codec:
-    """Decodes and encodes the records of one schema in one wire format. Not thread-safe."""
+    """Decodes and encodes the records of one schema in one format and framing. Not thread-safe."""
 
     def __init__(
         self,
         reader: Schema,
         wire: Wire,
         *,
+        format: Format = "avro",
+        message: Layout | None = None,
         writers: Sequence[Schema] = (),
         registry: Registry | None = None,
         topic: str | None = None,
@@ -55,10 +66,12 @@ class Codec:
 
         Args:
             reader: the schema of the columns, and of what is encoded.
-            wire: what stands in front of a payload.
-            writers: further schemas that producers may have used. With `raw`, where records name no schema,
-                at most one, and then all records are read with it.
-            registry: where `confluent` finds the schemas of ids.
+            wire: what stands in front of a payload; `single_object` is Avro's alone.
+            format: of the payload. JSON and Protobuf name their fields, so any writer's schema will do.
+            message: with `protobuf`, which message it is; None: the one that `schemas.proto_layout` derives.
+            writers: further schemas that Avro producers may have used. With `raw`, where records name no
+                schema, at most one, and then all records are read with it.
+            registry: where `confluent` finds the schemas of ids, and registers what is written.
             topic: with `confluent`, the topic to write to; the reader schema is registered as
                 `<topic>-value` now. Without it the codec only decodes.
             max_bytes: longer records, prefix included, are rejected before they are looked at.
@@ -69,18 +82,18 @@ class Codec:
         """
         self.reader = reader
         self.wire = wire
+        self.format = format
         self.max_bytes = max_bytes
         self._registry = registry
         self._prefix_bytes = PREFIX_BYTES[wire]
         self._lanes: dict[bytes, Lane] = {}  # by prefix
         self._likely = b""  # the prefix that the next records probably have
         self._prefix: bytes | None = None  # what encode puts in front
-        self._plan = flat.plan(reader)
         refuse_unreadable(reader.tree, reader.name)
-        self._write = slow.compile_write(reader)
-        self._write_trusted = slow.compile_write(reader, trusted=True)
-        self._write_typed = slow.compile_write(reader, typed=True)
-        if wire == "confluent":
+        self._form = _form(reader, format, message, wire)
+        if format != "avro":
+            self._use_names(writers, topic)
+        elif wire == "confluent":
             self._use_registry(topic)
         else:
             self._use_known(writers)
@@ -90,7 +103,8 @@ class Codec:
 
         Reasons: null_value, oversize, bad_magic, unknown_schema, unusable_schema, incompatible_schema,
         truncated, trailing_bytes, bad_varint, out_of_range, bad_boolean, bad_enum, bad_union,
-        bad_block_size, negative_length, invalid_utf8, undecodable.
+        bad_block_size, negative_length, invalid_utf8, undecodable; of JSON and Protobuf also wrong_type,
+        missing_field, duplicate_field, bad_timestamp, bad_base64, invalid_json, bad_tag.
 
         Raises:
             RegistryError: the registry cannot be reached, which says nothing about the records.
@@ -143,7 +157,7 @@ class Codec:
         if written is not None:
             return written.to_list()
         # The slow path takes everything, or says which value is wrong.
-        return [prefix + self._write_typed(row) for row in slow.to_rows(self.reader, table)]
+        return [prefix + self._form.write_typed(row) for row in slow.to_rows(self.reader, table)]
 
     def encode_columns(self, columns: Mapping[str, Any], count: int) -> Spans:
         """Return n records in one buffer.
@@ -155,8 +169,8 @@ class Codec:
         Raises:
             ValueError: see `encode` and `to_table`.
         """
-        if self._plan is not None:
-            return flat.encode(self._plan, columns, count, self._checked_prefix())
+        if self._form.write_columns is not None:
+            return self._form.write_columns(columns, count, self._checked_prefix())
         return spans_of(self.encode(to_table(self.reader, columns, rows=count)))
 
     def encode_rows(self, rows: Iterable[slow.Row], *, trusted: bool = False) -> list[bytes]:
@@ -169,16 +183,39 @@ class Codec:
             trusted: the values are known to be of the schema: three quarters of the time goes into checks.
         """
         prefix = self._checked_prefix()
-        write = self._write_trusted if trusted else self._write
+        write = self._form.write_trusted if trusted else self._form.write
         return [prefix + write(row) for row in rows]
 
     def _use_registry(self, topic: str | None) -> None:
         if self._registry is None:
             raise SchemaError(f"{self.reader.name}: found no registry, expected its URL for wire confluent")
         if topic is not None:
-            schema_id = self._registry.register(f"{topic}-value", self.reader)
-            self._prefix = self._likely = confluent_prefix(schema_id)
-            self._lanes[self._prefix] = lane(self.reader, self.reader)
+            self._prefix = self._likely = self._registered(topic)
+            self._lanes[self._prefix] = self._form.lane
+
+    def _registered(self, topic: str) -> bytes:
+        """The prefix of what is written to a topic."""
+        if self._registry is None:
+            raise SchemaError(f"{self.reader.name}: found no registry, expected its URL for wire confluent")
+        kind, text = self._form.registered
+        schema_id = self._registry.register(f"{topic}-value", text, kind=kind)
+        return confluent_prefix(schema_id) + self._form.frame
+
+    def _use_names(self, writers: Sequence[Schema], topic: str | None) -> None:
+        """Where fields are known by names or numbers of their own, the schema of an id tells nothing new."""
+        if self.wire == "single_object":
+            raise SchemaError(
+                f"{self.reader.name}: found wire single_object, expected raw or confluent for {self.format}"
+            )
+        if writers:
+            raise SchemaError(f"{self.reader.name}: found writer schemas, expected none for {self.format}")
+        head = CONFLUENT_MAGIC if self.wire == "confluent" else b""
+        self._prefix_bytes, self._likely = len(head), head
+        self._lanes[head] = self._form.lane
+        if self.wire == "raw":
+            self._prefix = b""
+        elif topic is not None:
+            self._prefix = self._registered(topic)
 
     def _use_known(self, writers: Sequence[Schema]) -> None:
         raw = self.wire == "raw"
@@ -196,7 +233,7 @@ class Codec:
 
     def _ask_for_schemas(self, groups: Sequence[Group]) -> None:
         """Let the registry be asked for all ids that are new in one go."""
-        if self._registry is None:
+        if self._registry is None or self.format != "avro":
             return
         new = [group.prefix for group in groups if group.prefix not in self._lanes]
         magic = MAGIC[self.wire]
@@ -212,7 +249,8 @@ class Codec:
         if found != magic[: len(found)]:
             return "bad_magic", f"found {found.hex()} in front, expected {magic.hex()}"
         if len(prefix) < self._prefix_bytes:
-            return "truncated", f"found {len(prefix)} bytes, expected a prefix of {self._prefix_bytes}"
+            wanted = PREFIX_BYTES[self.wire]
+            return "truncated", f"found {len(prefix)} bytes, expected a prefix of {wanted}"
         if self._registry is None:
             known = ", ".join(key[2:].hex() for key in self._lanes)
             return "unknown_schema", f"found fingerprint {prefix[2:].hex()}, expected one of {known}"
@@ -226,10 +264,10 @@ class Codec:
         return None
 
     def _encode_fast(self, columns: Mapping[str, Any], count: int) -> Spans | None:
-        if self._plan is None:
+        if self._form.write_columns is None:
             return None
         try:
-            return flat.encode(self._plan, columns, count, self._checked_prefix())
+            return self._form.write_columns(columns, count, self._checked_prefix())
         except (ValueError, TypeError, KeyError, pa.ArrowException):
             return None  # what is wrong, the slow path says
 
@@ -247,6 +285,19 @@ class Codec:
         for field, column in zip(wanted, table.columns, strict=True):
             if column.null_count and not field.nullable:
                 raise ValueError(f"{field.name}: found {column.null_count} nulls, expected none")
+
+
+def _form(reader: Schema, format: Format, message: Layout | None, wire: Wire) -> Form:
+    """The kernels of a format are loaded with its first codec."""
+    if format == "avro":
+        return avro_form(reader)
+    if format == "json":
+        from schemas.json_form import json_form
+
+        return json_form(reader, framed=wire == "confluent")
+    from schemas.proto_form import proto_form
+
+    return proto_form(reader, message, framed=wire == "confluent")
 
 
 def _unfit(row: int, size: int, max_bytes: int) -> Reject:

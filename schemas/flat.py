@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -27,7 +27,7 @@ _KINDS: Final = {
     "string": kernels.STRING,
     "enum": kernels.ENUM,
 }
-_TEXT: Final = (kernels.BYTES, kernels.STRING)
+TEXT: Final = (kernels.BYTES, kernels.STRING)
 _MOST_BYTES: Final = 11  # of a field that is neither bytes nor text: a branch and a number
 _NOTHING: Final = np.zeros(0, np.uint8)
 _OFFSET_LIMIT: Final = 1 << 31  # offsets of Arrow strings have 32 bits
@@ -70,6 +70,53 @@ def plan(schema: Schema) -> Plan | None:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cells:
+    """What a kernel finds in n records of f fields, or writes them from; see `kernels.read_records`."""
+
+    cells: NDArray[np.int64]  # (f, n)
+    sizes: NDArray[np.int32]  # (f, n)
+    valid: NDArray[np.bool_]  # (f, n)
+    good: NDArray[np.bool_]  # (n,)
+    nulls: NDArray[np.int64]  # (f,)
+    text_bytes: NDArray[np.int64]  # (f,)
+
+
+def room(plan: Plan, count: int) -> Cells:
+    """Where a kernel puts what it finds in so many records."""
+    fields = len(plan.columns)
+    nulls, text_bytes = np.empty((2, fields), np.int64)
+    return Cells(
+        cells=np.empty((fields, count), np.int64),
+        sizes=np.empty((fields, count), np.int32),
+        valid=np.empty((fields, count), np.bool_),
+        good=np.empty(count, np.bool_),
+        nulls=nulls,
+        text_bytes=text_bytes,
+    )
+
+
+def to_batch(plan: Plan, found: Cells, data: NDArray[np.uint8]) -> pa.RecordBatch:
+    """What was found as Arrow columns; texts begin where their cells say in data.
+
+    Raises:
+        ValueError: the texts of one field have more than 2 GiB.
+    """
+    is_null, has_bytes = found.nulls.tolist(), found.text_bytes.tolist()
+    arrays = [
+        _array(
+            column,
+            found.cells[f],
+            found.sizes[f],
+            found.valid[f] if is_null[f] else None,
+            data,
+            has_bytes[f],
+        )
+        for f, column in enumerate(plan.columns)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=plan.arrow)
+
+
 def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_] | None]:
     """The columns of n records, and which of them (n,) are good; None: all of them.
 
@@ -78,10 +125,7 @@ def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool
     Raises:
         ValueError: the texts of one field have more than 2 GiB.
     """
-    count, fields = len(payloads), len(plan.columns)
-    cells, sizes = np.empty((fields, count), np.int64), np.empty((fields, count), np.int32)
-    valid, good = np.empty((fields, count), np.bool_), np.empty(count, np.bool_)
-    nulls, text_bytes = np.empty((2, fields), np.int64)
+    found = room(plan, len(payloads))
     all_good = kernels.read_records(
         payloads.data,
         payloads.starts,
@@ -89,23 +133,34 @@ def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool
         plan.kinds,
         plan.null_index,
         plan.symbols,
-        cells,
-        sizes,
-        valid,
-        good,
-        nulls,
-        text_bytes,
+        found.cells,
+        found.sizes,
+        found.valid,
+        found.good,
+        found.nulls,
+        found.text_bytes,
     )
-    is_null, has_bytes = nulls.tolist(), text_bytes.tolist()
-    arrays = [
-        _array(column, cells[f], sizes[f], valid[f] if is_null[f] else None, payloads.data, has_bytes[f])
-        for f, column in enumerate(plan.columns)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=plan.arrow), None if all_good == count else good
+    return to_batch(plan, found, payloads.data), None if all_good == len(payloads) else found.good
 
 
-def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b"") -> Spans:
-    """Records from columns: Arrow arrays, numpy arrays (masked: null), or one value for all records.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Filled:
+    """What a kernel writes n records of f fields from."""
+
+    kinds: NDArray[np.int8]  # (f,), CONSTANT where all records have the same bytes
+    cells: NDArray[np.int64]  # (f, n)
+    sizes: NDArray[np.int32]  # (f, n)
+    valid: NDArray[np.bool_]  # (f, n)
+    data: NDArray[np.uint8]  # what the cells of texts and constants are positions in
+
+
+def fill(
+    plan: Plan,
+    columns: Mapping[str, Any],
+    count: int,
+    encode_constant: Callable[[Column, Any], NDArray[np.uint8]],
+) -> Filled:
+    """Columns as a kernel takes them: Arrow or numpy arrays (masked: null), or one value for all records.
 
     Enums may be indices of their symbols.
 
@@ -113,7 +168,7 @@ def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b
         plan: of the schema.
         columns: every field by name.
         count: n, how many records.
-        prefix: what stands in front of each.
+        encode_constant: the encoded bytes of a value that all records have.
 
     Raises:
         ValueError: a value that the field cannot hold, or another number of them.
@@ -126,24 +181,30 @@ def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b
     for f, column in enumerate(plan.columns):
         value = columns[column.name]
         if isinstance(value, pa.Array | np.ndarray):
-            part = _fill(column, value, cells[f], sizes[f], valid[f])
+            part = fill_cells(column, value, cells[f], sizes[f], valid[f])
         else:
-            part = _constant(column, value)
+            part = encode_constant(column, value)
             kinds[f], cells[f], sizes[f] = kernels.CONSTANT, 0, len(part)
         if part is not None:
             cells[f] += used
             data.append(part)
             used += len(part)
-    room = count * (len(prefix) + _MOST_BYTES * fields) + int(sizes.sum(dtype=np.int64))
-    out, offsets = np.empty(room, np.uint8), np.zeros(count + 1, np.int64)
+    return Filled(kinds=kinds, cells=cells, sizes=sizes, valid=valid, data=np.concatenate(data))
+
+
+def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b"") -> Spans:
+    """Records from columns as `fill` takes them, each behind this prefix; see there for errors."""
+    filled = fill(plan, columns, count, constant)
+    most = count * (len(prefix) + _MOST_BYTES * len(plan.columns)) + int(filled.sizes.sum(dtype=np.int64))
+    out, offsets = np.empty(most, np.uint8), np.zeros(count + 1, np.int64)
     kernels.write_records(
         np.frombuffer(prefix, np.uint8),
-        kinds,
+        filled.kinds,
         plan.null_index,
-        cells,
-        sizes,
-        valid,
-        np.concatenate(data),
+        filled.cells,
+        filled.sizes,
+        filled.valid,
+        filled.data,
         out,
         offsets[1:],
     )
@@ -182,7 +243,7 @@ def _array(
         if valid is not None:
             sizes[~valid] = 0
         text_bytes = int(sizes.sum(dtype=np.int64))
-    if column.symbols is not None or column.kind in _TEXT:
+    if column.symbols is not None or column.kind in TEXT:
         if text_bytes >= _OFFSET_LIMIT:
             raise ValueError(f"{column.name}: found {text_bytes} bytes of text, expected less than 2 GiB")
         offsets, text = np.empty(count + 1, np.int32), np.empty(text_bytes, np.uint8)
@@ -199,12 +260,12 @@ def _array(
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _constant(column: Column, value: Any) -> NDArray[np.uint8]:
+def constant(column: Column, value: Any) -> NDArray[np.uint8]:
     """The bytes of one value for all records; most stay the same from batch to batch."""
     if value is None and column.null_index < 0:
         raise ValueError(f"{column.name}: found null, expected a value")
     cells, sizes, valid = np.empty((1, 1), np.int64), np.zeros((1, 1), np.int32), np.ones((1, 1), np.bool_)
-    data = _fill(column, pa.array([value], column.arrow), cells[0], sizes[0], valid[0])
+    data = fill_cells(column, pa.array([value], column.arrow), cells[0], sizes[0], valid[0])
     out, ends = np.empty(_MOST_BYTES + int(sizes[0, 0]), np.uint8), np.empty(1, np.int64)
     kernels.write_records(
         _NOTHING,
@@ -220,7 +281,7 @@ def _constant(column: Column, value: Any) -> NDArray[np.uint8]:
     return out[: ends[0]]
 
 
-def _fill(
+def fill_cells(
     column: Column,
     value: pa.Array | NDArray[Any],
     cells: NDArray[np.int64],
@@ -239,7 +300,7 @@ def _fill(
         value = value.filled(0)
     if isinstance(value, np.ndarray):
         is_float = column.kind in (kernels.FLOAT, kernels.DOUBLE)
-        if column.kind not in _TEXT and value.dtype.kind in ("biuf" if is_float else "biu"):
+        if column.kind not in TEXT and value.dtype.kind in ("biuf" if is_float else "biu"):
             _fill_numbers(column, value, cells)
             return None
         value = pa.array(value, column.arrow, mask=~valid)
@@ -292,7 +353,7 @@ def _fill_array(
         return None
     if array.type != column.arrow:
         array = array.cast(column.arrow)
-    if column.kind in _TEXT:
+    if column.kind in TEXT:
         offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
         cells[:] = offsets[:-1]
         np.subtract(offsets[1:], offsets[:-1], out=sizes)

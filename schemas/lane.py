@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from schemas import flat, slow
 from schemas.resolve import mismatch
 from schemas.schema import Schema
 from schemas.spans import Spans
-from schemas.walk import Malformed, Walk, compile_walk
+from schemas.walk import Malformed
 
 Bad = dict[int, Malformed]  # by index of the payload
 
@@ -21,20 +22,21 @@ class Lane:
     """What is prepared once for a pair of schemas."""
 
     reader: Schema
-    plan: flat.Plan | None  # None: every record goes through fastavro
-    walk: Walk
-    read: Callable[[bytes], slow.Row]
-    problem: str | None  # why no record of this writer can be read
+    # The columns of n payloads, and which of them are good (None: all); None: all are read one by one.
+    fast: Callable[[Spans], tuple[pa.RecordBatch, NDArray[np.bool_] | None]] | None
+    read: Callable[[bytes], slow.Row]  # one payload, or Malformed
+    problem: str | None = None  # why no record of this writer can be read
+    unframe: Callable[[Spans], tuple[Spans, Bad]] | None = None  # takes off what the prefix does not
 
 
 def lane(writer: Schema, reader: Schema) -> Lane:
-    """Return the lane of a pair of schemas; a pair that cannot work has a problem."""
+    """Return the lane of a pair of Avro schemas; a pair that cannot work has a problem."""
     problem = mismatch(writer.tree, reader.tree)
     same = writer.fingerprint == reader.fingerprint and problem is None
+    plan = flat.plan(reader) if same else None
     return Lane(
         reader=reader,
-        plan=flat.plan(reader) if same else None,
-        walk=compile_walk(writer.tree),
+        fast=None if plan is None else partial(flat.decode, plan),
         read=slow.compile_read(writer, reader if not same else writer),
         problem=problem,
     )
@@ -50,36 +52,44 @@ def decode(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
     if lane.problem is not None:
         bad = {i: Malformed("incompatible_schema", lane.problem) for i in range(len(payloads))}
         return slow.to_batch(lane.reader, []), bad
-    if lane.plan is None:
-        return _decode_slow(lane, payloads)
-    table, good = flat.decode(lane.plan, payloads)
+    if lane.unframe is None:
+        return _decode(lane, payloads)
+    bodies, bad = lane.unframe(payloads)
+    if not bad:
+        return _decode(lane, bodies)
+    rest = kept(len(payloads), bad)
+    table, worse = _decode(lane, bodies.take(rest))
+    return table, bad | {int(rest[index]): error for index, error in worse.items()}
+
+
+def _decode(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
+    if lane.fast is None:
+        rows, _, bad = _read(lane, payloads, range(len(payloads)))
+        return slow.to_batch(lane.reader, rows), bad
+    table, good = lane.fast(payloads)
     if good is None:
         return table, {}
-    suspects = np.flatnonzero(~good)
-    bad = _walk_all(lane.walk, payloads, suspects)
-    if len(bad) < len(suspects):  # the walk lets pass what the kernel did not: no such record is known
-        return _decode_slow(lane, payloads)
-    return table.take(pa.array(np.flatnonzero(good))), bad
+    rows, places, bad = _read(lane, payloads, np.flatnonzero(~good).tolist())
+    fast_rows = np.flatnonzero(good)
+    table = table.take(pa.array(fast_rows))
+    if not rows:
+        return table, bad
+    # What the kernel leaves to the reader of single records is put back into its place.
+    order = np.argsort(np.concatenate([fast_rows, np.array(places, np.int64)]))
+    return pa.concat_batches([table, slow.to_batch(lane.reader, rows)]).take(pa.array(order)), bad
 
 
-def _walk_all(walk: Walk, payloads: Spans, indices: NDArray[np.int64]) -> Bad:
-    bad: Bad = {}
-    for index in indices.tolist():
+def _read(lane: Lane, payloads: Spans, indices: list[int] | range) -> tuple[list[slow.Row], list[int], Bad]:
+    """The rows of these payloads one by one, which they are, and what is wrong with each other one."""
+    rows, places, bad = [], [], {}
+    for index in indices:
         try:
-            walk(payloads[index])
+            rows.append(lane.read(payloads[index]))
         except Malformed as error:
             bad[index] = error
-    return bad
-
-
-def _decode_slow(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
-    rows, bad = [], {}
-    for index, payload in enumerate(payloads.to_list()):
-        try:
-            rows.append(lane.read(payload))
-        except Malformed as error:
-            bad[index] = error
-    return slow.to_batch(lane.reader, rows), bad
+        else:
+            places.append(index)
+    return rows, places, bad
 
 
 def kept(count: int, bad: Bad) -> NDArray[np.int64]:

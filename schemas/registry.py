@@ -106,14 +106,15 @@ class Registry:
             for schema_id, found in answers.items():
                 self._note(schema_id, found)
 
-    def register(self, subject: str, schema: Schema) -> int:
-        """Register a schema under a subject and return its id; the same schema gets the same id again.
+    def register(self, subject: str, text: str, *, kind: str = "AVRO") -> int:
+        """Register a schema's text under a subject and return its id; the same schema gets the same id again.
 
         Raises:
             RegistryError: no answer, or it was refused (an incompatible schema, missing rights).
         """
         path = f"/subjects/{urllib.parse.quote(subject, safe='')}/versions"
-        status, answer = self._twice("POST", path, {"schema": schema.text})
+        body = {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
+        status, answer = self._twice("POST", path, body)
         schema_id = answer.get("id") if isinstance(answer, dict) else None
         if status != 200 or not isinstance(schema_id, int):
             raise RegistryError(f"{self.url}: found {_story(status, answer)}, expected an id for {subject}")

@@ -23,6 +23,7 @@ from schemas.codec import Codec
 from schemas.schema import Schema, load_schema
 from worker.batcher import Batcher
 from worker.breaker import DeadLetterBreaker
+from worker.codecs import input_codec, output_codec
 from worker.composite_card import CompositeCard
 from worker.config import Pipeline
 from worker.decide import DecisionPolicy, decide
@@ -50,7 +51,6 @@ from worker.reasons import PlanReasons, planner
 from worker.rebuild import reach
 from worker.rebuild_log import rebuild_start
 from worker.records import records_of
-from worker.registries import open_registry
 from worker.rights import check_rights
 from worker.scout import Scout
 from worker.sink import Sink
@@ -201,29 +201,8 @@ def _shadow(pipeline: Pipeline) -> str | None:
     return pipeline.rollout.shadow if pipeline.rollout else None
 
 
-def input_codec(pipeline: Pipeline, schema: Schema) -> Codec:
-    """How records of the input topic become columns."""
-    source = pipeline.source
-    return Codec(
-        schema,
-        source.wire,
-        writers=[load_schema(ref, pipeline.base) for ref in source.writer_schemas],
-        registry=open_registry(pipeline, source.registry),
-        max_bytes=source.max_record_bytes,
-    )
-
-
 def _output_codec(pipeline: Pipeline, schema: str, topic: str | None) -> Codec | None:
-    if topic is None:
-        return None
-    outputs = pipeline.outputs
-    return Codec(
-        load_schema(schema),
-        outputs.wire,
-        registry=open_registry(pipeline, outputs.registry),
-        # Naming the topic registers the schema; other wire formats have no registry to tell.
-        topic=topic if outputs.wire == "confluent" else None,
-    )
+    return None if topic is None else output_codec(pipeline, schema, topic)
 
 
 def _batcher(pipeline: Pipeline, meter: Meter) -> Batcher:

@@ -20,6 +20,7 @@ from worker.feature_types import (
     SequenceFeature,
     WindowFeature,
 )
+from worker.format_types import Wire
 from worker.key_types import parse_duration_us
 from worker.model_types import Decision, ModelRef
 from worker.pipeline_types import (
@@ -31,7 +32,6 @@ from worker.pipeline_types import (
     Pipeline,
     Source,
     State,
-    Wire,
 )
 from worker.secret import redact
 from worker.truth_checks import check_truth

@@ -17,6 +17,7 @@ from worker.feature_types import (
     SequenceFeature,
     WindowFeature,
 )
+from worker.format_checks import format_problems
 from worker.key_types import write_duration
 from worker.model_types import DecisionRule
 from worker.pipeline_types import Pipeline
@@ -92,10 +93,7 @@ def check_decision_rules(rules: Mapping[str, DecisionRule], document: Document, 
 
 def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     outputs = pipeline.outputs
-    if pipeline.source.wire == "confluent" and pipeline.source.registry is None:
-        yield ("source", "registry"), "nothing", "the registry's URL, as wire is confluent"
-    if outputs.wire == "confluent" and outputs.registry is None:
-        yield ("outputs", "registry"), "nothing", "the registry's URL, as wire is confluent"
+    yield from format_problems(pipeline)
     if pipeline.decision is not None and pipeline.model is None:
         yield ("decision",), "a decision without a model", "a model section"
     if pipeline.model is not None and outputs.scores is None:

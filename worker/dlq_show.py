@@ -12,6 +12,7 @@ from schemas.registry import RegistryError
 from schemas.schema import Schema, load_schema
 from schemas.tree import SchemaError
 from schemas.wire import PREFIX_BYTES, single_object_prefix
+from worker.codecs import input_codec
 from worker.config import Pipeline
 from worker.dlq import DeadLetter
 
@@ -88,6 +89,9 @@ def _hexdump(data: bytes) -> Iterator[str]:
 
 def _decoded(value: bytes, pipeline: Pipeline) -> Iterator[str]:
     """The fields in front of the first thing wrong, with their places in the value."""
+    if pipeline.source.format != "avro":
+        yield from _as_a_whole(value, pipeline)
+        return
     skip = PREFIX_BYTES[pipeline.source.wire]
     try:
         writer = _writer(value, pipeline)
@@ -100,6 +104,25 @@ def _decoded(value: bytes, pipeline: Pipeline) -> Iterator[str]:
     for found in spelled.fields:
         yield f"  {found.start + skip:6}  {found.name:<{width}}  {found.value!r}"
     yield _end(spelled, skip)
+
+
+def _as_a_whole(value: bytes, pipeline: Pipeline) -> Iterator[str]:
+    """JSON and Protobuf: the record if it is a good one, else what is wrong with it, and where."""
+    try:
+        codec = input_codec(pipeline, load_schema(pipeline.source.schema_ref, pipeline.base))
+    except SchemaError as error:
+        yield f"decoded   nothing: {error}"
+        return
+    decoded = codec.decode([value])
+    if decoded.rejects:
+        problem = decoded.rejects[0]
+        yield f"decoded   nothing: {problem.reason}: {problem.detail}"
+        return
+    yield f"decoded   as {codec.reader.name}, {pipeline.source.format}"
+    row = decoded.table.to_pylist()[0]
+    width = max(map(len, row))
+    for name, found in row.items():
+        yield f"  {name:<{width}}  {found!r}"
 
 
 def _end(spelled: Spelled, skip: int) -> str:

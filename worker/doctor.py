@@ -16,6 +16,7 @@ from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import Registry
 from schemas.schema import load_schema
 from worker.assemble import store_opener
+from worker.codecs import message_of
 from worker.composite import load_version
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
@@ -221,8 +222,13 @@ def _registry(pipeline: Pipeline) -> Finding:
 
 def _schema(pipeline: Pipeline) -> Finding:
     def check() -> str:
-        schema = load_schema(pipeline.source.schema_ref, pipeline.base)
-        return f"{schema.name}, fingerprint {schema.fingerprint:016x}"
+        source = pipeline.source
+        schema = load_schema(source.schema_ref, pipeline.base)
+        if source.format == "protobuf":
+            message = message_of(schema, source.protobuf)
+            return f"{schema.name}, as the Protobuf message {message.name}"
+        how = f"fingerprint {schema.fingerprint:016x}" if source.format == "avro" else "as JSON"
+        return f"{schema.name}, {how}"
 
     return _check("schema", check, "mend source.schema")
 

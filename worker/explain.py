@@ -16,9 +16,9 @@ from confluent_kafka import Consumer, TopicPartition
 from numpy.typing import NDArray
 
 from schemas.schema import load_schema
-from worker.assemble import input_codec
 from worker.backtest import Judge, with_changes
 from worker.batch import Batch
+from worker.codecs import input_codec
 from worker.config import Pipeline
 from worker.decide import LIFECYCLES, RAISED, Decisions
 from worker.decode import decode

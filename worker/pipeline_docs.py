@@ -14,16 +14,38 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
-from worker import feature_types, model_types, pipeline_types, rollout_types, truth_types, watch_types
+from worker import (
+    feature_types,
+    format_types,
+    model_types,
+    pipeline_types,
+    rollout_types,
+    truth_types,
+    watch_types,
+)
 from worker.pipeline_types import Pipeline
 
 SCHEMA_FILE = Path(__file__).parent / "pipeline.schema.json"
 DOCS_FILE = Path(__file__).parent.parent / "docs" / "pipeline-file.md"
 NOT_IN_FILE = ("path", "secrets")
-COMPUTED = frozenset({("Kafka", "group"), ("SequenceFeature", "capacity")})
+COMPUTED = frozenset(
+    {
+        ("Kafka", "group"),
+        ("SequenceFeature", "capacity"),
+        *((section, "wire") for section in ("Source", "Outputs", "TruthLabels")),
+    }
+)
 SECTIONS = {
     name: member
-    for module in (pipeline_types, feature_types, model_types, rollout_types, truth_types, watch_types)
+    for module in (
+        pipeline_types,
+        feature_types,
+        format_types,
+        model_types,
+        rollout_types,
+        truth_types,
+        watch_types,
+    )
     for name, member in vars(module).items()
     if hasattr(member, "__pydantic_fields__")
 }

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from worker.access_types import Admin, PrivacyOptions, RegistryLogin
 from worker.feature_types import SECTION, Feature
+from worker.format_types import FORMAT, UNSAID, Format, Protobuf, Wire, default_wire
 from worker.key_types import (
     FEATURE_NAME,
     NAME,
@@ -58,7 +59,6 @@ RESERVED_PROPERTIES: Mapping[str, str] = {
     "delivery.report.only.error": "delivery.mode",
 }
 NOT_A_KEY = "Set by the reader"
-Wire = Literal["single_object", "confluent", "raw"]
 
 
 def _properties(value: Any) -> Any:
@@ -145,12 +145,18 @@ class Source:
     schema_ref: Text = Field(
         description="Avro schema to read events as: a bundled name, or a path relative to this file."
     )
+    format: Format = Field(default="avro", description=FORMAT)
     wire: Wire = Field(
-        default="single_object",
-        description="How records are framed: Avro `single_object`, `confluent` (schema registry), or `raw`.",
+        default=UNSAID,
+        description="How records are framed: `single_object` (default of avro, and only its), `confluent` "
+        "(schema registry), or `raw` (default of json and protobuf).",
+    )
+    protobuf: Protobuf | None = Field(
+        default=None,
+        description="Which message records of format protobuf are; without it the one derived from `schema`.",
     )
     writer_schemas: tuple[Text, ...] = Field(
-        default=(), description="Further schemas that producers may have written with."
+        default=(), description="Further schemas that Avro producers may have written with."
     )
     registry: Text | None = Field(
         default=None, description="Schema registry URL; needed by wire `confluent`."
@@ -187,6 +193,9 @@ class Source:
         description="An event whose key, or whose id, is longer is a dead letter: keys are held in memory.",
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire", self.wire or default_wire(self.format))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)
 class Outputs:
@@ -198,10 +207,14 @@ class Outputs:
     watch: Topic | None = Field(
         default=None, description="Topic of the alerts of `watch`; needed with that section and a model."
     )
-    wire: Wire = Field(default="single_object", description="How scores and alerts are framed.")
+    format: Format = Field(default="avro", description=f"{FORMAT[:-1]}; dead letters stay as they came.")
+    wire: Wire = Field(default=UNSAID, description="How scores and alerts are framed, as `source.wire`.")
     registry: Text | None = Field(
         default=None, description="Schema registry URL; needed by wire `confluent`."
     )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire", self.wire or default_wire(self.format))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

@@ -15,10 +15,8 @@ import pyarrow.parquet as pq
 from confluent_kafka import Consumer, TopicPartition
 from numpy.typing import NDArray
 
-from schemas.codec import Codec
-from schemas.schema import load_schema
+from worker.codecs import output_codec
 from worker.config import Pipeline
-from worker.registries import open_registry
 from worker.replay import Period
 from worker.replay_log import reader_config, until
 
@@ -160,8 +158,7 @@ def _records(pipeline: Pipeline, kind: str, since_ms: int) -> Iterator[pa.Record
     topic = outputs.scores if kind == "score" else outputs.alerts
     if topic is None:
         return
-    registry = open_registry(pipeline, outputs.registry) if outputs.wire == "confluent" else None
-    codec = Codec(load_schema(kind), outputs.wire, registry=registry)
+    codec = output_codec(pipeline, kind)
     with closing(Consumer(reader_config(pipeline))) as consumer:
         asked = [
             TopicPartition(topic, partition, max(since_ms - _CLOCKS_DIFFER_MS, 0))

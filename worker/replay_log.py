@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from feature_cache.layout import NEVER_US
 from schemas.schema import load_schema
-from worker.assemble import input_codec
+from worker.codecs import input_codec
 from worker.config import Pipeline
 from worker.decode import DecodePlan, decode
 from worker.dlq import client_config

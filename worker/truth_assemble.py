@@ -15,13 +15,12 @@ from feature_cache.redis_cases import RedisCases
 from feature_cache.redis_store import RedisStore
 from feature_cache.store import Store
 from schemas.codec import Codec
-from schemas.schema import load_schema
 from worker.assemble import OpenStore
+from worker.codecs import label_codec, output_codec
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
 from worker.facts import FactPlan
 from worker.plan import decision_policy
-from worker.registries import open_registry
 from worker.source import consumer_config, partition_count
 from worker.truth import TruthJoin, TruthParts
 from worker.truth_checks import hides_event_ids
@@ -73,7 +72,7 @@ def open_truth(
             pipeline=pipeline.name,
             plan=plan,
             policy=policy,
-            codecs={topic: _codec(pipeline, truth, kind) for topic, kind in kinds.items()},
+            codecs={topic: _codec(pipeline, kind) for topic, kind in kinds.items()},
             kinds=kinds,
             scores_topic=str(pipeline.outputs.scores),
             cases=cases,
@@ -91,13 +90,8 @@ def _kinds(pipeline: Pipeline, truth: TruthOptions) -> dict[str, str]:
     return kinds
 
 
-def _codec(pipeline: Pipeline, truth: TruthOptions, kind: str) -> Codec:
-    if kind == "label":
-        labels = truth.labels
-        schema = load_schema(labels.schema_ref, pipeline.base)
-        return Codec(schema, labels.wire, registry=open_registry(pipeline, labels.registry))
-    outputs = pipeline.outputs
-    return Codec(load_schema(kind), outputs.wire, registry=open_registry(pipeline, outputs.registry))
+def _codec(pipeline: Pipeline, kind: str) -> Codec:
+    return label_codec(pipeline) if kind == "label" else output_codec(pipeline, kind)
 
 
 def _cases(store: Store, pipeline: Pipeline, plan: FactPlan) -> Cases:

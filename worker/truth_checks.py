@@ -8,6 +8,7 @@ from typing import Any
 from schemas.schema import load_schema
 from schemas.tree import SchemaError
 from worker.cross_checks import KEY_TYPES, NUMERIC, TIME_TYPES, Problem, avro_kind
+from worker.format_checks import label_problems
 from worker.pipeline_types import Pipeline
 from worker.truth_types import TruthOptions
 from worker.yaml_lines import Document, KeyPath, show
@@ -59,8 +60,7 @@ def _topics(pipeline: Pipeline, truth: TruthOptions) -> Iterator[Problem]:
             yield ("truth", "topic"), show(topic), f"a topic other than that of {name}"
     if truth.labels.topic in (outputs.scores, outputs.alerts):
         yield ("truth", "labels", "topic"), show(truth.labels.topic), "a topic that we do not write to"
-    if truth.labels.wire == "confluent" and truth.labels.registry is None:
-        yield ("truth", "labels", "registry"), "nothing", "the registry's URL, as wire is confluent"
+    yield from label_problems(truth.labels, pipeline.base)
 
 
 def _sources(pipeline: Pipeline, truth: TruthOptions, names: Sequence[str]) -> Iterator[Problem]:

@@ -13,13 +13,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from schemas.codec import Codec
 from schemas.schema import load_schema
+from worker.codecs import output_codec
 from worker.decide import DecisionPolicy
 from worker.dlq import client_config
 from worker.exits import Exit, StopWorker
 from worker.figures import Figures
 from worker.pipeline_types import Pipeline
 from worker.producer_settings import producer_config
-from worker.registries import open_registry
 from worker.score_bins import TENTHS
 
 FIGURES = load_schema("truth")
@@ -96,11 +96,7 @@ class FiguresTopic:
 
 def figures_codec(pipeline: Pipeline, *, writes: bool) -> Codec:
     """The codec of the figures' topic, framed as the other outputs."""
-    outputs, truth = pipeline.outputs, pipeline.truth
-    registry = open_registry(pipeline, outputs.registry)
-    # Naming the topic registers the schema; other wire formats have no registry to tell.
-    topic = truth.topic if truth and writes and outputs.wire == "confluent" else None
-    return Codec(FIGURES, outputs.wire, registry=registry, topic=topic)
+    return output_codec(pipeline, "truth", pipeline.truth.topic if pipeline.truth and writes else None)
 
 
 def read_figures(pipeline: Pipeline, codec: Codec) -> dict[str, Row]:

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from worker.feature_types import SECTION
+from worker.format_types import FORMAT, UNSAID, Format, Protobuf, Wire, default_wire
 from worker.key_types import (
     UNITS_US,
     DurationMs,
@@ -33,8 +34,11 @@ class TruthLabels:
     schema_ref: Text = Field(
         description="Avro schema to read labels as: a bundled name, or a path relative to this file."
     )
-    wire: Literal["single_object", "confluent", "raw"] = Field(
-        default="single_object", description="How labels are framed, as `source.wire`."
+    format: Format = Field(default="avro", description=FORMAT)
+    wire: Wire = Field(default=UNSAID, description="How labels are framed, as `source.wire`.")
+    protobuf: Protobuf | None = Field(
+        default=None,
+        description="Which message labels of format protobuf are; without it the one derived from `schema`.",
     )
     registry: Text | None = Field(
         default=None, description="Schema registry URL; needed by wire `confluent`."
@@ -48,6 +52,9 @@ class TruthLabels:
         description="Label field that says when the truth became known: of two labels of an event the later "
         "one counts. Default: the Kafka timestamp.",
     )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire", self.wire or default_wire(self.format))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SECTION)

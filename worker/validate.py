@@ -184,7 +184,8 @@ def _bad_records(pipeline: Pipeline) -> Iterator[str]:
         "the good records of the same batch go on."
     )
     longest = write_size(source.max_record_bytes)
-    yield f"Bytes that are not {source.wire} Avro of the schema, or longer than {longest}."
+    name = {"avro": "Avro", "json": "JSON", "protobuf": "Protobuf"}[source.format]
+    yield f"Bytes that are not {source.wire} {name} of the schema, or longer than {longest}."
     yield f"A record key that is missing or does not equal the event's {source.key}."
     yield f"A key, or an event id, longer than {write_size(source.max_key_bytes)}."
     yield "A missing, NaN or infinite value in a field that features are computed from."
@@ -264,7 +265,8 @@ def _reads(planned: Plan) -> list[str]:
     return [
         "reads",
         f"  topic {source.topic} at {shown(kafka.bootstrap)}, {group}",
-        f"  {planned.event} by {source.schema_ref}, wire {source.wire}; a new group begins at {source.start}",
+        f"  {planned.event} by {source.schema_ref}, {source.format}, wire {source.wire}; "
+        f"a new group begins at {source.start}",
         f"  key {source.key} (partitioner {source.partitioner})",
         f"  event id {source.event_id}, event time {source.event_time}",
     ]
@@ -359,7 +361,8 @@ def _decides(planned: Plan) -> list[str]:
 
 def _writes(planned: Plan) -> list[str]:
     rows = [(topic.name, topic.holds) for topic in planned.topics if topic.use != "source"]
-    return [f"writes (wire {planned.pipeline.outputs.wire})", *_table(rows)]
+    outputs = planned.pipeline.outputs
+    return [f"writes ({outputs.format}, wire {outputs.wire})", *_table(rows)]
 
 
 def _runs(planned: Plan) -> list[str]:

@@ -49,6 +49,8 @@ def targets(folder: Path) -> list[Target]:
     """All of them; files go into this folder."""
     return [
         _codec(),
+        _named("json"),
+        _named("protobuf"),
         _schema(),
         _pipeline_file(folder),
         _card(folder),
@@ -75,12 +77,36 @@ def _codec() -> Target:
     return Target(name="codec", seeds=seeds, check=check)
 
 
+def _named(form: Literal["json", "protobuf"]) -> Target:
+    schemas = [load_schema(name) for name in ("transaction", "sensor_reading", "score", "alert", "label")]
+    wires: tuple[Literal["confluent", "raw"], ...] = ("confluent", "raw")
+    codecs = [Codec(schema, wire, format=form) for schema in schemas for wire in wires]
+    seeds = [
+        head + value
+        for schema in schemas[:2]
+        for value in Codec(schema, "raw", format=form).encode(to_table(schema, _columns(schema)))
+        for head in (b"", b"\x00\x00\x00\x00\x01" if form == "json" else b"\x00\x00\x00\x00\x01\x00")
+    ]
+
+    def check(data: bytes) -> None:
+        cut = len(data) // 2
+        values = [data, data[:cut], data[cut:], seeds[0], data + data]
+        for codec in codecs:
+            decoded = codec.decode(values)
+            assert decoded.table.num_rows + len(decoded.rejects) == len(values), "a record without an outcome"
+
+    return Target(name=form, seeds=seeds, check=check)
+
+
+def _columns(schema: Schema) -> dict[str, list[object]]:
+    return {field.name: [_value(str(field.type))] for field in schema.arrow}
+
+
 def _records(schema: Schema) -> list[bytes]:
-    columns = {field.name: [_value(str(field.type))] for field in schema.arrow}
     return [
         value
         for wire in ("single_object", "raw")
-        for value in Codec(schema, wire).encode(to_table(schema, columns))
+        for value in Codec(schema, wire).encode(to_table(schema, _columns(schema)))
     ]
 
 

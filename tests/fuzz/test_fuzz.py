@@ -10,6 +10,8 @@ from tests.fuzz.targets import Target, targets
 INPUTS = 250
 NAMES = [
     "codec",
+    "json",
+    "protobuf",
     "schema",
     "pipeline file",
     "model card",

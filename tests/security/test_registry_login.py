@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
 
 from schemas.codec import Codec
+from schemas.form import FORMATS, Format
 from schemas.registry import Registry, RegistryError
 from schemas.schema import load_schema
 from schemas.table import to_table
@@ -56,7 +58,8 @@ def client(folder: Path, url: str, section: str) -> Registry:
     """The client of a pipeline whose file says this."""
     file = pipeline(folder, "  amount: {kind: field, field: amount}").path
     file.write_text(f"{file.read_text()}registry: {section}\n")
-    return Registry(registry_settings(load_pipeline(file, {}), url))
+    settings = registry_settings(load_pipeline(file, {}), url)
+    return Registry(replace(settings, timeout_s=30.0))  # its first Protobuf schema loads half a compiler
 
 
 def in_file(folder: Path, authority: str = "ca.pem", password: str = "${file:password}") -> str:
@@ -70,8 +73,9 @@ def kept(folder: Path, password: str) -> str:
     return "${file:other-password}"
 
 
+@pytest.mark.parametrize("form", FORMATS)
 def test_schemas_are_registered_and_fetched_with_the_login_of_the_pipeline_file(
-    folder: Path, service: Service
+    folder: Path, service: Service, form: Format
 ) -> None:
     table = to_table(
         LABEL,
@@ -80,10 +84,23 @@ def test_schemas_are_registered_and_fetched_with_the_login_of_the_pipeline_file(
     ours = client(folder, service.address, in_file(folder))
 
     ours.check()
-    values = Codec(LABEL, "confluent", registry=ours, topic="labels").encode(table)
+    codec = Codec(LABEL, "confluent", format=form, registry=ours, topic=f"labels-{form}")
+    values = codec.encode(table)
     theirs = client(folder, service.address, in_file(folder))
 
-    assert Codec(LABEL, "confluent", registry=theirs).decode(values).table.equals(table)
+    reader = Codec(LABEL, "confluent", format=form, registry=theirs)
+    assert reader.decode(values).table.equals(table)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", ["score", "alert", "watch_alert", "truth"])
+def test_a_registry_takes_what_we_publish_in_every_format(
+    folder: Path, service: Service, form: Format, kind: str
+) -> None:
+    ours = client(folder, service.address, in_file(folder))
+
+    for _ in range(2):  # and again at the next start
+        Codec(load_schema(kind), "confluent", format=form, registry=ours, topic=f"{kind}-{form}")
 
 
 def test_a_login_in_the_url_does_the_same(folder: Path, service: Service) -> None:

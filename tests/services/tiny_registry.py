@@ -54,9 +54,9 @@ class TinyRegistry:
             return (200, found) if found else (404, {"error_code": 40403, "message": "Schema not found"})
         subject = path.removeprefix("/subjects/").removesuffix("/versions")
         assert headers["Content-Type"] == "application/vnd.schemaregistry.v1+json"
-        text = json.loads(body)["schema"]
-        number = next((i for i, s in self.schemas.items() if s["schema"] == text), len(self.schemas) + 1)
-        self.schemas[number] = {"schema": text}
+        schema = json.loads(body)
+        number = next((i for i, s in self.schemas.items() if s == schema), len(self.schemas) + 1)
+        self.schemas[number] = schema
         self.subjects[subject] = number
         return 200, {"id": number}
 

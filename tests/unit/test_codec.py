@@ -31,8 +31,8 @@ def codec(path: str = "fast", **more: Any) -> Codec:
     """A codec of transactions on the fast or the slow path."""
     made = Codec(TRANSACTION, "single_object", **more)
     if path == "slow":
-        made._lanes = {key: dataclasses.replace(lane, plan=None) for key, lane in made._lanes.items()}
-        made._plan = None
+        made._lanes = {key: dataclasses.replace(lane, fast=None) for key, lane in made._lanes.items()}
+        made._form = dataclasses.replace(made._form, write_columns=None)
     return made
 
 

@@ -136,8 +136,8 @@ def _write(schema: Schema, row: dict[str, Any]) -> bytes:
 def slow_codec(schema: Schema) -> Codec:
     """A codec that reads and writes record by record."""
     codec = Codec(schema, "raw")
-    codec._lanes = {key: dataclasses.replace(lane, plan=None) for key, lane in codec._lanes.items()}
-    codec._plan = None
+    codec._lanes = {key: dataclasses.replace(lane, fast=None) for key, lane in codec._lanes.items()}
+    codec._form = dataclasses.replace(codec._form, write_columns=None)
     return codec
 
 
