@@ -47,7 +47,12 @@ CASES = (
         at="2m",
         fires=(BY_REDIS,),
     ),
-    Case(alert="PenstockRedisDown", series={f"redis_up{{{REDIS}}}": "1+0x6 0 1+0x20"}, at="2m", why="one scrape"),
+    Case(
+        alert="PenstockRedisDown",
+        series={f"redis_up{{{REDIS}}}": "1+0x6 0 1+0x20"},
+        at="2m",
+        why="one scrape",
+    ),
     Case(
         alert="PenstockRedisMemory",
         series={
@@ -151,7 +156,9 @@ CASES = (
         at="4m",
         fires=(BY_WORKER,),
     ),
-    Case(alert="PenstockGpuLost", series={f"penstock_degradation{{{W}}}": "0+0x40"}, at="4m", why="all is well"),
+    Case(
+        alert="PenstockGpuLost", series={f"penstock_degradation{{{W}}}": "0+0x40"}, at="4m", why="all is well"
+    ),
     Case(
         alert="PenstockDevicesDiffer",
         series={
@@ -177,7 +184,9 @@ CASES = (
         at="3m",
         fires=(BY_GPU,),
     ),
-    Case(alert="PenstockGpuErrors", series={f"DCGM_FI_DEV_XID_ERRORS{{{GPU}}}": "0+0x20"}, at="3m", why="none"),
+    Case(
+        alert="PenstockGpuErrors", series={f"DCGM_FI_DEV_XID_ERRORS{{{GPU}}}": "0+0x20"}, at="3m", why="none"
+    ),
     Case(
         alert="PenstockGpuMemory",
         series={f"DCGM_FI_DEV_FB_USED{{{GPU}}}": "97+0x40", f"DCGM_FI_DEV_FB_FREE{{{GPU}}}": "3+0x40"},

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,10 @@ def prometheus(
         yield server
 
 
-def _given(name: str, start: Any, *arguments: Any) -> Any:
-    """A service as a context, or the skip that says why there is none."""
-    return next(or_missing(name, lambda: start(*arguments)))
+@contextmanager
+def _given(name: str, start: Callable[..., Service], *arguments: Any) -> Iterator[Service]:
+    """A service, or the skip that says why there is none."""
+    yield from or_missing(name, lambda: start(*arguments))
 
 
 def _load(kafka: str, prefix: str) -> subprocess.Popen[bytes]:
@@ -181,7 +182,9 @@ def test_no_query_of_any_panel_comes_back_empty(prometheus: Service) -> None:
 
 def test_a_query_for_what_nobody_says_comes_back_empty(prometheus: Service) -> None:
     """What the test above would say of a panel that asks for a metric with another name."""
-    assert not _has_data(prometheus, 'sum(rate(penstock_event_total{pipeline=~"$pipeline"}[$__rate_interval]))')
+    assert not _has_data(
+        prometheus, 'sum(rate(penstock_event_total{pipeline=~"$pipeline"}[$__rate_interval]))'
+    )
 
 
 def test_every_pipeline_has_its_own_line(prometheus: Service) -> None:

@@ -112,7 +112,7 @@ def test_the_runbook_says_symptom_cause_and_action(name: str) -> None:
 
     assert f"**{rule['labels']['severity']}**" in said
     assert f"after {rule.get('for', 'no wait')}" in said
-    (head, *causes) = rows(f"| cause | action |\n{said[said.index('| cause'):]}")
+    (head, *causes) = rows(f"| cause | action |\n{said[said.index('| cause') :]}")
     assert head == ["cause", "action"]
     assert causes
     assert all(len(cells) == 2 and all(cells) for cells in causes)
