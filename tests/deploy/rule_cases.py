@@ -22,9 +22,7 @@ class Case:
     alert: str
     series: Mapping[str, str]
     at: str  # when the rule is looked at
-    fires: tuple[
-        Mapping[str, str], ...
-    ] = ()  # labels of each alert, without its severity; none: it is silent
+    fires: tuple[Mapping[str, str], ...] = ()  # labels of each alert, severity left out
     why: str = ""  # of a silent case: what keeps it silent
     step: str = "15s"  # between values, and between looks at the rules
 
