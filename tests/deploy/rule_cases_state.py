@@ -49,6 +49,12 @@ CASES = (
     ),
     Case(
         alert="PenstockRedisDown",
+        series={f"redis_up{{{REDIS}}}": "1 1 stale", f"up{{{REDIS}}}": "1 1 0+0x20"},
+        at="2m",
+        fires=(BY_REDIS,),
+    ),
+    Case(
+        alert="PenstockRedisDown",
         series={f"redis_up{{{REDIS}}}": "1+0x6 0 1+0x20"},
         at="2m",
         why="one scrape",

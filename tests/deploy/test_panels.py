@@ -6,11 +6,13 @@ have data once its option is: a latency objective, drift, quality, truth, a shad
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -183,6 +185,15 @@ def test_no_query_of_any_panel_comes_back_empty(prometheus: Service) -> None:
 def test_a_query_for_what_nobody_says_comes_back_empty(prometheus: Service) -> None:
     """What the test above would say of a panel that asks for a metric with another name."""
     assert not _has_data(prometheus, "sum(rate(penstock_event_total[$__rate_interval]))")
+
+
+def test_every_rule_is_evaluated_without_an_error(prometheus: Service) -> None:
+    with urllib.request.urlopen(f"{prometheus.address}/api/v1/rules", timeout=20) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+
+    assert len(rules) == sum(len(group["rules"]) for group in yaml.safe_load(RULES.read_text())["groups"])
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
 
 
 def test_every_pipeline_has_its_own_line(prometheus: Service) -> None:
