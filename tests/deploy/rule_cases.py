@@ -83,6 +83,21 @@ CASES = (
         why="29 s is not 30",
     ),
     Case(
+        alert="PenstockWorkerIdle",
+        series={
+            f'penstock_lanes{{{W}, state="reading"}}': "3+0x20 0+0x40",
+            f'penstock_lanes{{{W}, state="waiting"}}': "0+0x60",
+        },
+        at="10m",
+        fires=(BY_WORKER,),
+    ),
+    Case(
+        alert="PenstockWorkerIdle",
+        series={f'penstock_lanes{{{W}, state="reading"}}': "0+0x60"},
+        at="10m",
+        why="it stands by, and never had any",
+    ),
+    Case(
         alert="PenstockClockOff",
         series={f"penstock_clock_seconds{{{W}}}": "60+15x20"},
         at="3m",
