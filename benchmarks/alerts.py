@@ -180,7 +180,7 @@ def run(running: Services, kinds: list[str], arguments: argparse.Namespace, say:
         "events_per_s": arguments.rate,
         "workers": len(WORKERS),
         "usual": sorted(usual),
-        "faults": found,
+        "faults": sorted(found, key=lambda seen: list(HELD).index(seen["kind"])),
         "not_run": [kind for kind in kinds if kind not in {seen["kind"] for seen in found}],
     }
 
