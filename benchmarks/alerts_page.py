@@ -35,7 +35,7 @@ def _measured() -> str:
         before = ", ".join(fault["still_from_before"])
         lines.append(f"| {name} | {fault['what']} | {_fired(fault)} | {before} |")
     if result["usual"]:
-        lines += ["", f"There all the time, as this pipeline is built so: {', '.join(result['usual'])}."]
+        lines += ["", f"Firing before the first fault, and not counted: {', '.join(result['usual'])}."]
     if result["not_run"]:
         lines += ["", f"Not run, for want of time: {', '.join(result['not_run'])}."]
     return "\n".join(lines)

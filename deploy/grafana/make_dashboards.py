@@ -115,11 +115,13 @@ def _field(panel: Panel) -> dict[str, Any]:
         field["min"] = 0
     if not panel.is_stat:
         field["custom"] = {"lineWidth": 1, "fillOpacity": 5, "showPoints": "never"}
+    # Without steps of its own Grafana paints every number above 80 red.
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if panel.warn_at is not None:
-        steps = [{"color": "green", "value": None}, {"color": "orange", "value": panel.warn_at}]
-        field["thresholds"] = {"mode": "absolute", "steps": steps}
+        steps.append({"color": "orange", "value": panel.warn_at})
         if not panel.is_stat:
             field["custom"]["thresholdsStyle"] = {"mode": "dashed"}
+    field["thresholds"] = {"mode": "absolute", "steps": steps}
     return field
 
 
