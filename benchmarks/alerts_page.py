@@ -21,12 +21,13 @@ def written(page: str) -> str:
 def _measured() -> str:
     shorter, shipped = _result("alerts"), _result("alerts-as-shipped")
     machine = shorter["machine"]
+    rate, hold_s, more_s = (shorter[name] for name in ("events_per_s", "hold_s", "more_s"))
     lines = [
-        f"Factor {shorter['factor']:g}, {shorter['workers']} workers, {shorter['events_per_s']:,.0f} events a "
-        f"second, each fault held until {shorter['more_s']:g} s after its first alert, at most "
-        f"{shorter['hold_s']:g} s; {machine['cores']} cores ({machine['cpu']}) for all of it, and for other work "
-        "beside it. Names without their `Penstock`; *began* is what was true, and not for long enough; *from "
-        "before* what was still there from an earlier fault, and is not counted:",
+        f"Factor {shorter['factor']:g}, {shorter['workers']} workers, {rate:,.0f} events a second, a fault "
+        f"held until {more_s:g} s after its first alert, at most {hold_s:g} s; {machine['cores']} cores "
+        f"({machine['cpu']}) for all of it, and for other work beside it. Names without their `Penstock`; "
+        "*began* is what was true, and not for long enough; *from before* what was still there from an "
+        "earlier fault, and is not counted:",
         "",
         "| fault | what was done | fired after | began | from before |",
         "| --- | --- | --- | --- | --- |",
