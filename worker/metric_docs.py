@@ -48,6 +48,8 @@ DETAILS = {
     "truth_average_precision": "Its bounds are in the topic of the figures.",
     "truth_alert_yield": "Of those that have a label.",
     "truth_precision": "Of those that have a label.",
+    "clock_seconds": "Beside Prometheus's own it tells a wrong one.",
+    "device": "That is `cpu`, `cuda:0` or `rules`.",
 }
 
 

@@ -129,6 +129,8 @@ class Families:
         )
         self.truth_value_missed = gauge("truth_value_missed", "Value of the other positives.", *of_threshold)
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
+        self.clock = gauge("clock_seconds", "The worker's wall clock at the moment of the scrape.")
+        self.device = gauge("device", "1 for what gives the scores at present.", "device")
         self.model_serving = gauge(
             "model_serving", "1 for the versions that score at present.", "version", "role"
         )
@@ -209,6 +211,8 @@ class Meter:
         self._degradation = f.degradation.labels(pipeline)
         self._hot_rows = f.hot_rows.labels(pipeline)
         self._serving: list[tuple[str, str]] = []
+        # A rate over the first failure needs the zero before it.
+        self._state_writes = {r: f.state_writes.labels(pipeline, r) for r in ("ok", "unavailable")}
         self._drift: list[tuple[Gauge, Gauge]] = []  # of each feature that is watched
 
     def timed(self, stage: str) -> _Stage:
@@ -282,6 +286,11 @@ class Meter:
         """What would have to be replayed if this process died now."""
         self._families.dirty_rows.labels(self.pipeline).set(rows)
 
+    def watch_recoveries(self, causes: Sequence[str]) -> None:
+        """What lanes may be taken again for: a rate over the first time needs the zero before it."""
+        for cause in causes:
+            self._families.recoveries.labels(self.pipeline, cause)
+
     def recovered(self, cause: str) -> None:
         """All lanes are taken again because of this kind of error."""
         self._families.recoveries.labels(self.pipeline, cause).inc()
@@ -306,7 +315,7 @@ class Meter:
 
     def state_write(self, result: str) -> None:
         """A lane's rows were written, or could not be."""
-        self._families.state_writes.labels(self.pipeline, result).inc()
+        self._state_writes[result].inc()
 
     def serving(self, champion: str, challenger: str | None, *, is_shadow: bool, is_refused: bool) -> None:
         """Which versions score from now on, and whether a newer change is refused."""
@@ -374,7 +383,3 @@ class Meter:
     def bad_readings(self, field: str, kind: str, count: int) -> None:
         """Readings of a field were found bad."""
         self._families.quality.labels(self.pipeline, field, kind).inc(count)
-
-    def loop_age(self, seconds: float) -> None:
-        """Time since the loop last went round."""
-        self._families.loop_age.labels(self.pipeline).set(seconds)

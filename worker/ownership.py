@@ -240,6 +240,7 @@ class Ownership:
     def _check_skipped(self, partition: int, found: _Found) -> None:
         # Where the group's offsets have expired, the store still knows up to where there are outcomes.
         committed, low = committed_offset(found.durable, found.offsets), found.offsets.low
+        self._meter.skipped(partition, 0)  # an increase over the first loss needs the zero before it
         if committed is None or committed >= low:
             return
         skipped = low - committed

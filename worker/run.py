@@ -38,6 +38,8 @@ HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within th
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
 HELD_AT_MOST = 4  # scored batches that wait for a commit to end before they are sent
 QUIET_SHARE = 0.25  # of the commit interval: where nothing more comes, there is nothing to wait for
+# What taking the lanes again mends.
+_MENDED = (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError, GivenAgainError)
 
 
 class _StopAskedError(Exception):
@@ -61,6 +63,7 @@ class Worker:
         self._ending: dict[int, int] = {}  # the same, in a commit that is under way
         self._held: list[Ready] = []  # scored while a commit is under way, and not published yet
         self._lag = Lag(line.source, line.lanes, line.meter)
+        line.meter.watch_recoveries([error.__name__ for error in _MENDED])
         self._commit_began_ms = -math.inf
         self._write_due_ms = 0.0
         self._heal_due_ms = 0.0
@@ -120,7 +123,7 @@ class Worker:
         except RegistryError as error:  # nothing of the poll was applied: it is read again
             self._log.warning("waiting for the registry", error=str(error))
             self.line.owned.rest(self._now_ms() + ASK_REGISTRY_EVERY_MS)
-        except (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError, GivenAgainError) as error:
+        except _MENDED as error:
             self._recover(error)
 
     def _recover(self, error: Exception) -> None:

@@ -28,6 +28,7 @@ from worker.run import Worker
 from worker.session import ModelError
 from worker.truth import TruthJoin
 from worker.truth_assemble import open_truths
+from worker.vital_signs import VitalSigns
 
 _LEAVE_WITHIN_S = 10.0
 _SWITCH_S = 0.0005
@@ -93,13 +94,14 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
         finally:
             stop.set()  # a process that runs half of its pipelines would look healthy
 
+    signs = {worker.line.name: VitalSigns(worker.line.name) for worker in workers}
+
     def health() -> list[Health]:
         now_ms = time.monotonic() * 1000
         said = []
         for worker in workers:
             router = worker.line.router
             age_s = (now_ms - worker.looped_at_ms) / 1000
-            worker.line.meter.loop_age(age_s)
             said.append(
                 Health(
                     pipeline=worker.line.name,
@@ -109,6 +111,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
                     device=router.device if router else "",
                 )
             )
+            signs[worker.line.name].say(loop_age_s=age_s, clock_s=time.time(), device=said[-1].device)
         return said
 
     admin = pipelines[0].admin

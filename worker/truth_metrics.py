@@ -21,6 +21,7 @@ class TruthMeter:
     def __init__(self, pipeline: str, registry: CollectorRegistry = REGISTRY) -> None:
         self._pipeline = pipeline
         self._families = families(registry)
+        self._families.truth_read_again.labels(pipeline)  # an increase needs the zero before it
         self._shown: set[tuple[Any, tuple[str, ...]]] = set()  # gauges and their labels
 
     def applied(self, kind: str, done: Applied) -> None:

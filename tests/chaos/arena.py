@@ -53,6 +53,7 @@ class Services:
     proxy: Proxy
     kafka: dict[str, str]  # by worker: the brokers as it reaches them, through links of its own
     store: dict[str, str]  # by worker: Redis as it reaches it
+    admin: dict[str, int]  # by worker: the port of its metrics
     folder: Path
 
 
@@ -200,6 +201,7 @@ def services() -> Iterator[Services]:
                 for slot in SLOTS
             },
             store={slot: f"redis://127.0.0.1:{redis_doors[slot]}/0" for slot in SLOTS},
+            admin={slot: free_port() for slot in SLOTS},
             folder=folder,
         )
 
@@ -231,7 +233,12 @@ def arena(
             slot,
             file,
             folder / f"{slot}.log",
-            {"CHAOS_KAFKA": running.kafka[slot], "CHAOS_STORE": running.store[slot], "CHAOS_WORKER": slot},
+            {
+                "CHAOS_KAFKA": running.kafka[slot],
+                "CHAOS_STORE": running.store[slot],
+                "CHAOS_WORKER": slot,
+                "CHAOS_ADMIN": str(running.admin[slot]),
+            },
             plant,
         )
         for slot in SLOTS

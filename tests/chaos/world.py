@@ -222,7 +222,7 @@ def write_pipeline(path: Path, named: Topics, mode: str, sections: Mapping[str, 
         "state": {"store": "${CHAOS_STORE}", "hot_rows": HOT_ROWS, "write_interval": "1s"},
         # Floods of damaged records are one of the faults: here they must not stop anybody.
         "dead_letters": {"stop_share": 1.0},
-        "admin": {"port": 0},
+        "admin": {"port": "${CHAOS_ADMIN:-0}"},
     }
     for name, section in sections.items():
         document[name] = {**document.get(name, {}), **section}

@@ -17,7 +17,7 @@ APT_TIMEOUT_S = 900
 
 
 def install() -> list[str]:
-    """Install redis-server, a Java runtime, Maven, Kafka's jars and a registry, each only when absent.
+    """Install Redis, Prometheus, a Java runtime, Maven, Kafka's jars and a registry, each only when absent.
 
     Also beside a Docker engine or given addresses: tests that kill a service start one of their own.
 
@@ -25,8 +25,9 @@ def install() -> list[str]:
         One line for each thing that could not be had; the tests that need it will be skipped.
     """
     troubles: list[str] = []
-    if shutil.which("redis-server") is None:
-        troubles += _apt_install("redis-server")
+    for program in ("redis-server", "prometheus", "prometheus-redis-exporter"):
+        if shutil.which(program) is None:
+            troubles += _apt_install(program)
     if java_major() < MIN_JAVA:
         troubles += _apt_install("default-jre-headless")
     if shutil.which("mvn") is None and not (jars_folder().is_dir() and registry_folder().is_dir()):
