@@ -17,6 +17,7 @@ from loadgen.bus import FETCH_WAIT_MS
 from loadgen.collect import CollectError
 from loadgen.events import Stream
 from loadgen.lead import Lead
+from loadgen.page import page
 from loadgen.produce import Outbox, SendError
 from loadgen.replay import ReplayError, parse_date
 from loadgen.run import TOPICS, Load, Target
@@ -33,7 +34,7 @@ _EXAMPLES = """examples:
   python -m loadgen simulate --maintenance-rate 0 --events 100000 --mutate 0.1 --report run.json
   python -m loadgen replay transactions.parquet --from 2018-06-18 --until 2018-08-15 --max-lead 1d
   python -m loadgen replay test_FD001.parquet --truth RUL_FD001.parquet --rate 2000 --report run.json
-  python -m loadgen report run.json --picture run.png
+  python -m loadgen report run.json --html run.html --picture run.png
 """
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S}
 _SHOW_EVERY_S = 5.0
@@ -142,7 +143,8 @@ def _run(
         properties=dict(arguments.property),
         fetch_wait_ms=FETCH_WAIT_MS if arguments.embedded else 100,
     )
-    collect = arguments.report is not None or arguments.picture is not None or arguments.collect
+    is_shown = any(path is not None for path in (arguments.report, arguments.picture, arguments.html))
+    collect = is_shown or arguments.collect
     load = Load(
         target, sources, mutated_share=arguments.mutate, seed=arguments.seed, collect=collect, gates=gates,
         max_events=arguments.events or None,
@@ -159,25 +161,27 @@ def _run(
     summary = load.finish(arguments.drain)
     if arguments.report is not None:
         arguments.report.write_text(json.dumps(summary, indent=1))
-    if arguments.picture is not None:
-        _draw(summary, arguments.picture)
+    _draw(arguments, summary)
     print(json.dumps(_headline(summary)))
     return 3 if summary["unaccounted"] else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
     summary = json.loads(arguments.file.read_text())
-    if arguments.picture is not None:
-        _draw(summary, arguments.picture)
+    _draw(arguments, summary)
     print(json.dumps(_headline(summary), indent=1))
     return 0
 
 
-def _draw(summary: dict[str, Any], path: Path) -> None:
+def _draw(arguments: argparse.Namespace, summary: dict[str, Any]) -> None:
+    if arguments.html is not None:
+        arguments.html.write_text(page(summary))
+    if arguments.picture is None:
+        return
     try:
         from loadgen.picture import draw
 
-        draw(summary, path)
+        draw(summary, arguments.picture)
     except ImportError as error:
         raise ValueError(f"a picture needs matplotlib, which the extra 'report' installs: {error}") from error
 
@@ -280,8 +284,13 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("report", help="show a run that --report wrote")
     shown.set_defaults(run=_report)
     shown.add_argument("file", type=Path, help="JSON written by --report")
-    shown.add_argument("--picture", type=Path, help="draw it, .png or .svg")
+    _add_pictures(shown)
     return parser
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--picture", type=Path, help="draw it, .png or .svg")
+    parser.add_argument("--html", type=Path, help="write it as one page with plots")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -325,7 +334,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--collect", action="store_true", help="read outcomes back even without --report")
     add("--drain", type=float, default=30.0, help="seconds to wait for missing outcomes (30)")
     add("--report", type=Path, help="write the report of the run as JSON")
-    add("--picture", type=Path, help="draw it, .png or .svg")
+    _add_pictures(parser)
     add("--quiet", action="store_true", help="no progress on standard error")
 
 

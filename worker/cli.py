@@ -14,6 +14,8 @@ from pathlib import Path
 from worker import __version__
 from worker.backtest_commands import EXAMPLES as BACKTEST_EXAMPLES
 from worker.backtest_commands import add_arguments as add_backtest_arguments
+from worker.capacity_commands import EXAMPLES as CAPACITY_EXAMPLES
+from worker.capacity_commands import add_arguments as add_capacity_arguments
 from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
@@ -44,6 +46,7 @@ _EXAMPLES = """examples:
   penstock backtest pipelines/fraud.yaml --model fraud/1 --from 7d
   penstock explain pipelines/fraud.yaml 2 4711        why the event at this partition and offset got its score
   penstock truth pipelines/fraud.yaml                 how good the scores were, as labels tell
+  penstock capacity pipelines/fraud.yaml --traffic 50000
 
 exit codes:
 """ + "\n".join(f"  {code.value:>2}  {code.meaning}" for code in Exit)
@@ -141,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = command("explain", "One event again: its features, score and reasons.", EXPLAIN_EXAMPLES)
     add_explain_arguments(explain)
 
+    capacity = "What one worker can do here, and how many a traffic needs."
+    add_capacity_arguments(command("capacity", capacity, CAPACITY_EXAMPLES))
     lag = command("lag", "How long records have waited for the group of a pipeline.", LAG_EXAMPLES)
     add_lag_arguments(lag)
 
