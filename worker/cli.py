@@ -14,6 +14,7 @@ from pathlib import Path
 from worker import __version__
 from worker.backtest_commands import EXAMPLES as BACKTEST_EXAMPLES
 from worker.backtest_commands import add_arguments as add_backtest_arguments
+from worker.cli_help import with_examples
 from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
@@ -22,8 +23,8 @@ from worker.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from worker.explain import add_arguments as add_explain_arguments
 from worker.features_commands import EXAMPLES as FEATURES_EXAMPLES
 from worker.features_commands import add_commands as add_features_commands
-from worker.lag_command import EXAMPLES as LAG_EXAMPLES
-from worker.lag_command import add_arguments as add_lag_arguments
+from worker.init_command import EXAMPLES as INIT_EXAMPLES
+from worker.init_command import add_arguments as add_init_arguments
 from worker.logs import configure_logs
 from worker.model_commands import EXAMPLES as MODEL_EXAMPLES
 from worker.model_commands import add_commands as add_model_commands
@@ -35,11 +36,13 @@ from worker.truth_command import add_arguments as add_truth_arguments
 
 _EXAMPLES = """examples:
   penstock demo --seconds 20                          both pipelines, simulated, no services needed
+  penstock init reading.avsc model.onnx               a pipeline file for a schema and a model of your own
   penstock validate pipelines/fraud.yaml              what a file would do, and which feature feeds the model
   penstock run pipelines/fraud.yaml                   one member of the consumer group; start more to scale
   penstock run pipelines/fraud.yaml --processes 4     four members, a process each
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
+  penstock healthcheck                                does the worker on this host make progress?
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
   penstock backtest pipelines/fraud.yaml --model fraud/1 --from 7d
   penstock explain pipelines/fraud.yaml 2 4711        why the event at this partition and offset got its score
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The load generator is a program of its own, so that nothing of it is ever loaded into a worker.
         # In our place, so that Ctrl-C reaches it alone and it can still print its summary.
         os.execv(sys.executable, [sys.executable, "-m", "loadgen.demo", *words[1:]])
-    arguments = _parser().parse_args(words)
+    arguments = build_parser().parse_args(words)
     try:
         return int(arguments.command(arguments))
     except ConfigError as error:
@@ -71,7 +74,8 @@ def entry() -> None:
     sys.exit(main())
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its arguments; the shells' completion and docs/cli.md are made from it."""
     parser = argparse.ArgumentParser(
         prog="penstock",
         description="Score a Kafka topic with an ONNX model.",
@@ -89,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    add_init_arguments(
+        command("init", "Write a pipeline file from an Avro schema and an ONNX file.", INIT_EXAMPLES)
+    )
 
     run = command("run", "Run pipelines as a member of their consumer groups, until SIGTERM.")
     run.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pipeline files; a thread each")
@@ -151,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "demo", help="Both pipelines on simulated traffic, on an embedded bus and an in-memory store."
     )
-    return parser
+    return with_examples(parser)
 
 
 def _count(text: str) -> int:
