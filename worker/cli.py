@@ -31,6 +31,12 @@ from worker.model_commands import add_commands as add_model_commands
 from worker.profile_commands import EXAMPLES as PROFILE_EXAMPLES
 from worker.profile_commands import add_commands as add_profile_commands
 from worker.secret import redact
+from worker.send_command import EXAMPLES as SEND_EXAMPLES
+from worker.send_command import add_arguments as add_send_arguments
+from worker.tail_command import EXAMPLES as TAIL_EXAMPLES
+from worker.tail_command import add_arguments as add_tail_arguments
+from worker.topics_command import EXAMPLES as TOPICS_EXAMPLES
+from worker.topics_command import add_commands as add_topics_commands
 from worker.truth_command import EXAMPLES as TRUTH_EXAMPLES
 from worker.truth_command import add_arguments as add_truth_arguments
 
@@ -61,7 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "loadgen.demo", *words[1:]])
     arguments = build_parser().parse_args(words)
     try:
-        return int(arguments.command(arguments))
+        code = int(arguments.command(arguments))
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
+        return code
+    except BrokenPipeError:
+        # Whoever read us has what they wanted, as `| head` does; Python must not write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
     except ConfigError as error:
         print(error, file=sys.stderr)
         return Exit.CONFIG
@@ -126,6 +138,13 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("file", type=Path, metavar="FILE")
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(command=_doctor)
+
+    topics = command("topics", "Create the topics that a pipeline names.", TOPICS_EXAMPLES)
+    add_topics_commands(topics)
+
+    add_send_arguments(command("send", "Send events to a pipeline's input topic.", SEND_EXAMPLES))
+
+    add_tail_arguments(command("tail", "Show what a pipeline publishes as it comes.", TAIL_EXAMPLES))
 
     dead = command("dlq", "List, show and replay the dead letters of a pipeline.", DLQ_EXAMPLES)
     add_dlq_commands(dead)

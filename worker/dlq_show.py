@@ -102,6 +102,18 @@ def _decoded(value: bytes, pipeline: Pipeline) -> Iterator[str]:
     yield _end(spelled, skip)
 
 
+def fields_of(letter: DeadLetter, pipeline: Pipeline) -> dict[str, Any]:
+    """The fields of a dead letter's event in front of the first thing wrong; none where it is no event."""
+    value = letter.message.value() or b""
+    try:
+        writer = _writer(value, pipeline)
+    except (SchemaError, RegistryError):
+        return {}
+    return {
+        found.name: found.value for found in spell(writer, value[PREFIX_BYTES[pipeline.source.wire] :]).fields
+    }
+
+
 def _end(spelled: Spelled, skip: int) -> str:
     if spelled.problem is None:
         return f"  {spelled.stop + skip:6}  the end: the bytes are a good record"

@@ -176,8 +176,8 @@ def pipeline_text(draft: Draft) -> str:
     severities = "\n".join(f"    {name}: {value:g}" for name, value in decided.severities.items())
     return f"""\
 # Written by `penstock init`: {draft.name} scores the events of the topic {draft.topic}.
-# What is left out has its default. `penstock validate {draft.name}.yaml` says what the file would do, or which
-# line is wrong; docs/pipeline-file.md describes every key.
+# What is left out has its default. `penstock validate {draft.name}.yaml` says what the file would do, or what
+# is wrong in which line; docs/pipeline-file.md describes every key.
 
 name: {draft.name}
 policy_version: "1"              # raise it with every change of `decision`: scores carry it
