@@ -37,15 +37,16 @@ def row_of(record: Node, value: Any, path: str = "") -> dict[str, Any]:
             near = get_close_matches(str(name), names, n=1)
             meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
             raise EventError(f"{_at(path)}found no field {name!r}; {meant}")
-    missing = [f.name for f in record.fields if f.name not in value and f.default is NO_DEFAULT]
-    if missing:
-        kinds = ", ".join(f"{f.name} ({words(f.node)})" for f in record.fields if f.name in missing)
-        raise EventError(f"{_at(path)}found nothing for {kinds}, expected a value: it has no default")
-    return {
+    row = {
         f.name: _value(f.node, value[f.name], f"{path}.{f.name}" if path else f.name)
         for f in record.fields
         if f.name in value
     }
+    missing = [f.name for f in record.fields if f.name not in value and f.default is NO_DEFAULT]
+    if missing:
+        kinds = ", ".join(f"{f.name} ({words(f.node)})" for f in record.fields if f.name in missing)
+        raise EventError(f"{_at(path)}found nothing for {kinds}, expected a value: it has no default")
+    return row
 
 
 def assigned(record: Node, words_said: Sequence[str]) -> dict[str, Any]:
@@ -83,7 +84,8 @@ def words(node: Node) -> str:
     return {
         "boolean": "true or false", "int": "a whole number", "long": "a whole number", "float": "a number",
         "double": "a number", "string": "a text", "array": "a list", "map": "an object",
-        "record": "an object", "null": "null", "bytes": "a text of bytes", "fixed": f"a text of {node.size} bytes",
+        "record": "an object", "null": "null", "bytes": "a text of bytes",
+        "fixed": f"a text of {node.size} bytes",
     }.get(node.kind, node.kind)  # fmt: skip
 
 
@@ -187,8 +189,9 @@ def _example_of(node: Node, name: str) -> Any:
     if node.kind == "record":
         return example(node)
     return {
-        "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "string": f"{name}-1", 
-        "array": [], "map": {}, "enum": node.symbols[0] if node.symbols else "", "bytes": "", "fixed": "\x00" * node.size,
+        "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "string": f"{name}-1",
+        "array": [], "map": {}, "bytes": "",
+        "enum": node.symbols[0] if node.symbols else "", "fixed": "\x00" * node.size,
     }.get(node.kind)  # fmt: skip
 
 

@@ -32,8 +32,8 @@ EXAMPLES = """examples:
   penstock send examples/logins/logins.yaml < events.jsonl
   jq -c '.[]' events.json | penstock send examples/logins/logins.yaml --json
 
-Without fields every line of stdin is one event, a JSON object. An id and a time that are left out are made up: a new
-id, and now. Times may be ISO 8601. Nothing is sent of a line that is wrong; the lines before it are."""
+Without fields every line of stdin is one event, a JSON object. Of an id and a time that are left out it makes
+a new id, and now. Times may be ISO 8601. Nothing is sent of a line that is wrong; the lines before it are."""
 _FLUSH_S: Final = 30.0
 _AT_ONCE: Final = 1000  # lines encoded together
 
@@ -76,7 +76,7 @@ def _send(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
                 print(f"penstock send: {where}{error}", file=sys.stderr)
                 if not arguments.keep_going:
                     break
-    if not arguments.json:
+    if not arguments.json and (sender.sent or not wrong):
         print(sender.summary())
     return Exit.CONFIG if wrong else Exit.OK
 
@@ -121,7 +121,7 @@ class Sender:
         source = pipeline.source
         self._topic, self._source = source.topic, source
         self._tells, self._dry_run = tells, dry_run
-        self._sent, self._failed, self._last = 0, "", ""
+        self.sent, self._failed, self._last = 0, "", ""
         self._codec = input_writer(pipeline, schema, registers=not dry_run)
         self._record = self._codec.reader.tree
         self._nodes = {field.name: field.node for field in self._record.fields}
@@ -150,7 +150,7 @@ class Sender:
             raise EventError(str(error)) from error
         key = str(row[self._source.key]).encode()
         if self._producer is None:
-            self._sent += 1
+            self.sent += 1
             return
         while True:
             try:
@@ -173,7 +173,7 @@ class Sender:
             missing = unauthorized(error, topic=self._topic)
             self._failed = missing or error.str()
             return
-        self._sent += 1
+        self.sent += 1
         self._last = f"partition {message.partition()} offset {message.offset()}"
         if self._tells:
             said = {
@@ -187,10 +187,10 @@ class Sender:
     def summary(self) -> str:
         """What was sent, in a line."""
         if self._dry_run:
-            return f"{self._sent:,} events are fit for {self._topic}; nothing was sent"
-        if self._sent == 1:
+            return f"{self.sent:,} events are fit for {self._topic}; nothing was sent"
+        if self.sent == 1:
             return f"sent to {self._topic} {self._last}"
-        return f"sent {self._sent:,} events to {self._topic}"
+        return f"sent {self.sent:,} events to {self._topic}"
 
     def close(self) -> None:
         """Wait until everything is acknowledged.
@@ -203,7 +203,7 @@ class Sender:
         left = self._producer.flush(_FLUSH_S)
         if left or self._failed:
             why = self._failed or f"no broker took them within {_FLUSH_S:g} s"
-            raise StopWorker(Exit.KAFKA, f"{self._topic}: sent {self._sent:,}, the rest was not taken: {why}")
+            raise StopWorker(Exit.KAFKA, f"{self._topic}: sent {self.sent:,}, the rest was not taken: {why}")
 
 
 def input_writer(pipeline: Pipeline, schema: Schema, *, registers: bool) -> Codec:

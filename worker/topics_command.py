@@ -214,7 +214,7 @@ def as_text(found: Sequence[Found], paint: Paint) -> str:
         lines.append(f"{state} {each.wanted.name:<{width}}  {each.wanted.use:<12}  {said}")
         for d in each.differs:
             mark = paint("FAIL", "red") if d.breaks else paint("note", "yellow")
-            why = f" ({each.wanted.why})" if each.wanted.why and d.breaks else ""
+            why = f" ({each.wanted.why})" if each.wanted.why and d.breaks and d.what != "partitions" else ""
             lines.append(f"         {mark}  {d.what}: found {d.found}, expected {d.wanted}{why}")
             lines.append(f"               -> {d.do}")
     return "\n".join(lines)
