@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -35,6 +36,20 @@ def as_json(letter: DeadLetter, replayed: bool) -> str:
     """One line of JSON, without the record itself; times are milliseconds since 1970."""
     said = {name: getattr(letter, name) for name in DeadLetter.__slots__ if name != "message"}
     return json.dumps({**said, "replayed": replayed}, ensure_ascii=False)
+
+
+def whole_json(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:
+    """One line of JSON with the record itself: key, headers, bytes in base64, and what can be read."""
+    message = letter.message
+    value = message.value()
+    said = {
+        **json.loads(as_json(letter, replayed)),
+        "key": None if message.key() is None else _readable(message.key()),
+        "headers": [[n, None if text is None else _readable(text)] for n, text in message.headers() or ()],
+        "value_base64": None if value is None else base64.b64encode(value).decode(),
+        "fields": fields_of(letter, pipeline),
+    }
+    return json.dumps(said, ensure_ascii=False, default=str)
 
 
 def describe(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:

@@ -106,7 +106,7 @@ def create_topics(
             continue
         # An input that another pipeline owns is as wide as its owner likes.
         expected = None if each.use == "lookup" and partitions is None else count
-        differs = tuple(differences(each, there[each.name], settings[each.name], expected))
+        differs = tuple(differences(each, there[each.name], settings.get(each.name, {}), expected))
         state = "differs" if differs else "exists"
         found.append(Found(wanted=each, state=state, partitions=there[each.name], differs=differs))
     return found
@@ -149,8 +149,8 @@ def _make(
 
 
 def _said(error: KafkaError) -> str:
-    if error.code() == KafkaError._UNSUPPORTED_FEATURE:
-        return "this broker has no topic creation; on the embedded one topics appear when they are first used"
+    if error.code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError._TIMED_OUT):
+        return f"{error.str()}; the Kafka of `python -m loadgen.bus` makes them by its option --topic"
     if error.code() == KafkaError.INVALID_REPLICATION_FACTOR:
         return f"{error.str()}: are there so many brokers? Say --replication"
     return str(error.str())
@@ -172,7 +172,13 @@ def _settings(admin: AdminClient, topics: Sequence[Wanted]) -> dict[str, dict[st
     resources = [ConfigResource(ConfigResource.Type.TOPIC, each.name) for each in topics]
     found = {}
     for resource, answer in admin.describe_configs(resources, request_timeout=_ANSWER_S).items():
-        entries = answer.result(_ANSWER_S + 1)
+        try:
+            entries = answer.result(_ANSWER_S + 1)
+        except KafkaException as error:  # no right to look, or a broker without settings
+            print(
+                f"topic {resource.name}: its settings are not known: {error.args[0].str()}", file=sys.stderr
+            )
+            continue
         found[resource.name] = {
             name: entry.value for name, entry in entries.items() if entry.value is not None
         }
