@@ -15,6 +15,7 @@ from schemas.tree import SchemaError
 from schemas.wire import PREFIX_BYTES, single_object_prefix
 from worker.config import Pipeline
 from worker.dlq import DeadLetter
+from worker.terminal import printable_json
 
 COLUMNS = ("place", "source", "reason", "stage", "when", "attempt", "replayed", "detail")
 _SHOWN_BYTES = 4096  # of a value; the rest is counted
@@ -49,7 +50,7 @@ def whole_json(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:
         "value_base64": None if value is None else base64.b64encode(value).decode(),
         "fields": fields_of(letter, pipeline),
     }
-    return json.dumps(said, ensure_ascii=False, default=str)
+    return printable_json(said)
 
 
 def describe(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:

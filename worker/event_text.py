@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Final
 
+from schemas.resolve import default_value
 from schemas.tree import NO_DEFAULT, Field, Node, nullable
 
 _RANGES: Final = {"int": 31, "long": 63}
 _PER_SECOND: Final = {"timestamp-millis": 1_000, "timestamp-micros": 1_000_000}
+_LARGEST: Final = {"float": 3.4028234663852886e38, "double": sys.float_info.max}
 _MOST_CHARS: Final = 60  # of a value, in an error
 
 
@@ -41,6 +43,11 @@ def row_of(record: Node, value: Any, path: str = "") -> dict[str, Any]:
         f.name: _value(f.node, value[f.name], f"{path}.{f.name}" if path else f.name)
         for f in record.fields
         if f.name in value
+    }
+    row |= {
+        f.name: default_value(f.node, f.default)
+        for f in record.fields
+        if f.name not in value and f.default is not NO_DEFAULT
     }
     missing = [f.name for f in record.fields if f.name not in value and f.default is NO_DEFAULT]
     if missing:
@@ -118,7 +125,8 @@ def _fits(node: Node, value: Any) -> bool:
         bits = _RANGES[node.kind]
         return is_number and isinstance(value, int) and -(1 << bits) <= value < 1 << bits
     if node.kind in ("float", "double"):
-        return is_number and math.isfinite(value)
+        # A whole number of JSON may be longer than any.
+        return is_number and abs(value) <= _LARGEST[node.kind]
     if node.kind == "enum":
         return value in node.symbols
     kinds: Mapping[str, Any] = {"boolean": bool, "string": str, "null": type(None)}

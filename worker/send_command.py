@@ -147,7 +147,7 @@ class Sender:
         try:
             (value,) = self._codec.encode_rows([row])
         except ValueError as error:
-            raise EventError(str(error)) from error
+            raise EventError(" ".join(str(error).split())) from error
         key = str(row[self._source.key]).encode()
         if self._producer is None:
             self.sent += 1

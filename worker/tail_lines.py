@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 from worker.config import Decision
 from worker.dlq import DeadLetter
 from worker.dlq_show import utc
-from worker.terminal import Paint, cut
+from worker.terminal import Paint, cut, printable_json
 
 Row = Mapping[str, Any]
 _KEY, _ID, _REASON = 20, 24, 200  # characters at most
@@ -67,7 +66,7 @@ def letter_line(letter: DeadLetter, paint: Paint) -> str:
 def row_json(row: Row) -> str:
     """An output as one line of JSON, its fields as in the schema; times in ISO 8601."""
     said = {**row, **({"features": dict(row["features"])} if "features" in row else {})}
-    return json.dumps({name: _plain(value) for name, value in said.items()}, ensure_ascii=False)
+    return printable_json({name: _plain(value) for name, value in said.items()})
 
 
 def letter_json(letter: DeadLetter, fields: Mapping[str, Any]) -> str:
@@ -76,7 +75,7 @@ def letter_json(letter: DeadLetter, fields: Mapping[str, Any]) -> str:
     key = letter.message.key()
     said["key"] = None if key is None else key.decode("utf-8", "replace")
     said["fields"] = {name: _plain(value) for name, value in fields.items()}
-    return json.dumps(said, ensure_ascii=False, default=str)
+    return printable_json(said)
 
 
 def severity_at(decision: Decision | None, score: float) -> str | None:

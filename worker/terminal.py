@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from worker.yaml_lines import printable
 
@@ -47,6 +48,12 @@ def cut(text: str, width: int) -> str:
     """The text in at most so many characters, control characters escaped: a record steers no terminal."""
     said = printable(text)
     return said if len(said) <= width else f"{said[: max(width - 1, 0)]}…"
+
+
+def printable_json(value: Any) -> str:
+    """A value as JSON in one line that is readable in any language, and whose texts steer no terminal."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _painted(text: str, style: str) -> str:

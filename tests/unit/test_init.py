@@ -172,7 +172,8 @@ def test_of_two_classes_the_second_ones_probability_is_the_score(folder: Folder)
     _, said = folder.init(linear(3, out="probabilities", columns=2, more=[LABEL]))
 
     assert said["output"] == {
-        "tensor": "probabilities", "column": 1, "meaning": "probability", "why": "a classifier of two classes",
+        "tensor": "probabilities", "column": 1, "meaning": "probability",
+        "why": "a classifier of two classes",
     }  # fmt: skip
     assert said["decision"]["warning"] == 0.5
 
