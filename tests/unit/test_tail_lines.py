@@ -1,4 +1,4 @@
-"""What a topic holds as lines: coloured by severity for people, whole for machines, harmless for terminals."""
+"""What a topic holds as lines: coloured by severity for people, whole for machines, harmless for both."""
 
 from __future__ import annotations
 

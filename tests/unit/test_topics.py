@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from worker.config import Pipeline, load_pipeline
-from worker.exits import Exit
 from worker.key_types import UNITS_US
-from worker.pipeline_types import Rollout
+from worker.rollout_types import Rollout
 from worker.terminal import plain
 from worker.topics import AHEAD, DAY_MS, LARGEST, POLICY, RETENTION, differences, shown_setting, wanted_topics
 from worker.topics_command import Found, as_json, as_text
@@ -153,4 +152,3 @@ def test_settings_are_shown_with_their_units() -> None:
     assert shown_setting(RETENTION, "-1") == shown_setting(AHEAD, str(2**63 - 1)) == "forever"
     assert shown_setting(LARGEST, "1114124") == "1,114,124 bytes"
     assert shown_setting(POLICY, "compact") == "compact"
-    assert Exit.UNHEALTHY == 10
