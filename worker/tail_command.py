@@ -6,6 +6,7 @@ import argparse
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -46,6 +47,12 @@ KINDS: Final = ("scores", "alerts", "dlq", "shadow", "watch")
 _ANSWER_S = 10.0
 _AT_ONCE = 500
 _MENDED = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE}
+_NEW = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError._UNKNOWN_PARTITION,
+}
 Lines = Callable[[list[Any]], Iterator[str]]  # messages to lines
 
 
@@ -154,13 +161,26 @@ def _starts(consumer: Any, pipeline: Pipeline, topic: str, since: str | int) -> 
     count = require_topics(consumer, pipeline, [topic])[topic]
     if isinstance(since, int):
         asked = [TopicPartition(topic, partition, since) for partition in range(count)]
-        return list(consumer.offsets_for_times(asked, timeout=_ANSWER_S))
+        return list(_patiently(lambda: consumer.offsets_for_times(asked, timeout=_ANSWER_S)))
     starts = []
     for partition in range(count):
         # Fixed now: an end that is looked up later would leave out what is sent meanwhile.
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+        place = TopicPartition(topic, partition)
+        low, high = _patiently(lambda at=place: consumer.get_watermark_offsets(at, timeout=_ANSWER_S))
         starts.append(TopicPartition(topic, partition, low if since == "beginning" else high))
     return starts
+
+
+def _patiently(ask: Callable[..., Any]) -> Any:
+    """The answer; asked again for a while where a topic is so new that not every broker knows its leader."""
+    give_up_s = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _NEW or time.monotonic() > give_up_s:
+                raise
+            time.sleep(0.1)
 
 
 def _messages(consumer: Any) -> Iterator[list[Any]]:

@@ -75,6 +75,10 @@ class Place:
         entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
         self.admin.incremental_alter_configs([resource])[resource].result(10)
+        give_up_s = time.monotonic() + 20
+        while self.config(topic)[name] != value:  # brokers tell each other a little later
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
 
     def records(self, topic: str, count: int) -> list[Any]:
         """The first so many messages of a topic, in the order of their partitions and offsets."""
@@ -139,7 +143,7 @@ def test_topics_are_made_as_they_have_to_be_and_never_changed(place: Place) -> N
     assert (code, {each["state"] for each in found}) == (Exit.OK, {"created"})
     for topic in wanted_topics(place.pipeline):
         config = place.config(topic.name)
-        assert place.there()[topic.name] == topic.partitions or PARTITIONS
+        assert place.there()[topic.name] == (topic.partitions or PARTITIONS)
         assert {name: config[name] for name in topic.config} == dict(topic.config)
 
     code, found = place.create()  # and the input says how many the others have
