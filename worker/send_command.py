@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,7 +66,9 @@ def _send(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
         )
     sender = Sender(pipeline, schema, dry_run=arguments.dry_run, tells=arguments.json)
     wrong = 0
-    with closing(sender), progress_bar("sending", "events") as advance:
+    is_typed = bool(arguments.fields) or sys.stdin.isatty()
+    show = nullcontext(_no_bar) if is_typed else progress_bar("sending", "events")
+    with closing(sender), show as advance:
         for where, said in _events(schema, arguments.fields):
             try:
                 sender.send(said if isinstance(said, Mapping) else _parsed(said))
@@ -79,6 +81,10 @@ def _send(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     if not arguments.json and (sender.sent or not wrong):
         print(sender.summary())
     return Exit.CONFIG if wrong else Exit.OK
+
+
+def _no_bar(_done: int, _total: int | None) -> None:
+    """What is typed needs none."""
 
 
 def _events(schema: Schema, fields: list[str]) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ def _since(text: str) -> str | int:
 
 def _tail(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     topic = topic_of(pipeline, arguments.kind)
-    lines = lines_of(pipeline, arguments.kind, painter(sys.stdout), as_json=arguments.json)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+    lines = lines_of(pipeline, arguments.kind, painter(sys.stdout), columns, as_json=arguments.json)
     left = arguments.count
     with closing(Consumer({**reader_config(pipeline), "enable.partition.eof": False})) as consumer:
         starts = _starts(consumer, pipeline, topic, arguments.since)
@@ -117,10 +119,10 @@ def topic_of(pipeline: Pipeline, kind: str) -> str:
     return topic
 
 
-def lines_of(pipeline: Pipeline, kind: str, paint: Paint, *, as_json: bool) -> Lines:
+def lines_of(pipeline: Pipeline, kind: str, paint: Paint, columns: int, *, as_json: bool) -> Lines:
     """How records of a kind become lines; one that cannot be decoded is told of on stderr."""
     if kind == "dlq":
-        return lambda messages: _letters(messages, pipeline, paint, as_json=as_json)
+        return lambda messages: _letters(messages, pipeline, paint, columns, as_json=as_json)
     codec = output_reader(pipeline, kind)
     decision = pipeline.decision
 
@@ -128,8 +130,8 @@ def lines_of(pipeline: Pipeline, kind: str, paint: Paint, *, as_json: bool) -> L
         if as_json:
             return row_json(row)
         if kind == "alerts":
-            return alert_line(row, decision, paint)
-        return watch_line(row, paint) if kind == "watch" else score_line(row, decision, paint)
+            return alert_line(row, decision, paint, columns)
+        return watch_line(row, paint, columns) if kind == "watch" else score_line(row, decision, paint)
 
     def lines(messages: list[Any]) -> Iterator[str]:
         decoded = codec.decode([message.value() for message in messages])
@@ -149,12 +151,17 @@ def output_reader(pipeline: Pipeline, kind: str) -> Codec:
     return Codec(load_schema(SCHEMAS[kind]), outputs.wire, registry=registry)
 
 
-def _letters(messages: list[Any], pipeline: Pipeline, paint: Paint, *, as_json: bool) -> Iterator[str]:
+def _letters(
+    messages: list[Any], pipeline: Pipeline, paint: Paint, columns: int, *, as_json: bool
+) -> Iterator[str]:
     for message in messages:
         letter = dead_letter(message)
         if letter is None:
             continue  # somebody else's record
-        yield letter_json(letter, fields_of(letter, pipeline)) if as_json else letter_line(letter, paint)
+        if as_json:
+            yield letter_json(letter, fields_of(letter, pipeline))
+        else:
+            yield letter_line(letter, paint, columns)
 
 
 def _starts(consumer: Any, pipeline: Pipeline, topic: str, since: str | int) -> list[TopicPartition]:

@@ -12,7 +12,8 @@ from worker.dlq_show import utc
 from worker.terminal import Paint, cut, printable_json
 
 Row = Mapping[str, Any]
-_KEY, _ID, _REASON = 20, 24, 200  # characters at most
+_KEY, _ID = 20, 24  # characters at most
+_BEFORE = {"alerts": 68, "watch": 56, "dlq": 89}  # characters in front of the reason
 HEADS: Final[Mapping[str, str]] = {
     "scores": f"{'scored at':<12}  {'score':>10}  {'key':<{_KEY}}  {'event':<{_ID}}  model",
     "alerts": f"{'scored at':<12}  {'severity':<10} {'':<8} {'score':>10}  {'key':<{_KEY}}  reasons",
@@ -34,32 +35,34 @@ def score_line(row: Row, decision: Decision | None, paint: Paint) -> str:
     return f"{_clock(row['scored_at'], paint)}  {score}  {said}{ends}{marks}"
 
 
-def alert_line(row: Row, decision: Decision | None, paint: Paint) -> str:
+def alert_line(row: Row, decision: Decision | None, paint: Paint, columns: int = 1000) -> str:
     """An alert, coloured by its severity; green where it ended."""
     lifecycle = row["lifecycle"].lower()
     style = "green" if lifecycle == "cleared" else style_of(decision, row["severity"])
     severity = paint(f"{cut(row['severity'], 10):<10}", style)
     why = " | ".join(reason["text"] for reason in row["reasons"]) or row["reason"]
     score = paint(f"{row['score']:>10.4g}", style)
-    said = f"{_column(row['key'], _KEY)}  {cut(why, _REASON)}"
+    said = f"{_column(row['key'], _KEY)}  {cut(why, _room('alerts', columns))}"
     return f"{_clock(row['scored_at'], paint)}  {severity} {lifecycle:<8} {score}  {said}"
 
 
-def watch_line(row: Row, paint: Paint) -> str:
+def watch_line(row: Row, paint: Paint, columns: int = 1000) -> str:
     """An alert of drift, of a reading or of a guard."""
     lifecycle = row["lifecycle"].lower()
     kind = paint(f"{row['kind'].lower():<10}", "green" if lifecycle == "cleared" else "alarm")
     whose = row["subject"] if row["key"] is None else f"{row['subject']} {row['key']}"
-    said = f"{_column(whose, _KEY)}  {cut(row['reason'], _REASON)}"
+    said = f"{_column(whose, _KEY)}  {cut(row['reason'], _room('watch', columns))}"
     return f"{_clock(row['scored_at'], paint)}  {kind} {lifecycle:<8} {said}"
 
 
-def letter_line(letter: DeadLetter, paint: Paint) -> str:
+def letter_line(letter: DeadLetter, paint: Paint, columns: int = 1000) -> str:
     """A dead letter: when, why, whose, and where it came from."""
     source = f"{letter.source_topic}-{letter.source_partition}-{letter.source_offset}"
     key = (letter.message.key() or b"").decode("utf-8", "replace")
     reason = paint(f"{cut(letter.reason, 18):<18}", "red")
-    said = f"{reason} {_column(key, _KEY)}  {_column(source, _ID)}  {cut(letter.detail, _REASON)}"
+    said = (
+        f"{reason} {_column(key, _KEY)}  {_column(source, _ID)}  {cut(letter.detail, _room('dlq', columns))}"
+    )
     return f"{paint(f'{utc(letter.dead_at_ms):<20}', 'dim')}  {said}"
 
 
@@ -100,6 +103,11 @@ def style_of(decision: Decision | None, severity: str | None) -> str:
         return "red"
     at = known.index(severity)
     return "yellow" if at == 0 else "alarm" if at == len(known) - 1 else "red"
+
+
+def _room(kind: str, columns: int) -> int:
+    """What a line of so many columns has left for its reason; some, where it is narrow."""
+    return max(columns - _BEFORE[kind], 24)
 
 
 def _column(text: str, width: int) -> str:

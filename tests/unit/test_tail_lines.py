@@ -104,6 +104,21 @@ def test_an_alert_says_who_how_urgent_and_why() -> None:
     assert "score 0.75 against" in alert_line({**ALERT, "reasons": []}, ABOVE, plain)
 
 
+def test_a_line_is_as_long_as_the_terminal_is_wide() -> None:
+    long = {**ALERT, "reasons": [{"text": "because " * 50}]}
+    watch = {
+        "scored_at": WHEN, "kind": "JUMP", "lifecycle": "RAISED", "subject": "s", "key": None,
+        "reason": "r" * 300,
+    }  # fmt: skip
+    lines = [
+        alert_line(long, ABOVE, plain, 100),
+        watch_line(watch, plain, 100),
+        letter_line(letter(detail="d" * 300), plain, 100 + 20),
+    ]
+
+    assert [len(line) for line in lines] == [100, 100, 120]
+
+
 def test_a_score_says_its_interval_and_what_it_stands_on() -> None:
     row = {**SCORE, "low": 0.5, "high": 0.875, "late": True, "degraded": True, "degradation": "CPU"}
 
