@@ -28,6 +28,7 @@ _COMMANDS = (
     ("topics", "Create the topics that a pipeline names.", "worker.topics_command"),
     ("send", "Send events to a pipeline's input topic.", "worker.send_command"),
     ("tail", "Show what a pipeline publishes as it comes.", "worker.tail_command"),
+    ("lag", "How long records have waited for the group of a pipeline.", "worker.lag_command"),
     ("dlq", "List, show and replay the dead letters of a pipeline.", "worker.dlq_commands"),
     ("profiles", "Load the rows of profile features into the store.", "worker.profile_commands"),
     (
@@ -150,9 +151,6 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
             add(command(name, about, found.EXAMPLES))
         else:
             command(name, about)
-
-    lag = command("lag", "How long records have waited for the group of a pipeline.", LAG_EXAMPLES)
-    add_lag_arguments(lag)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")
