@@ -12,8 +12,8 @@ import yaml
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from examples.pack_model import pack
 from worker.model_file import load_model_card
+from worker.pack import pack
 
 READINGS = 64  # the sequence of the heavy network
 LAYERS, WIDTH, HIDDEN = 3, 64, 256

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from examples.pack_model import pack
+from worker.pack import pack
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "models" / "peers" / "1"

@@ -28,6 +28,7 @@ from training.fraud_data import (
 from training.fraud_golden import golden_rows
 from training.members import Members, graph_of, hidden_layers
 from training.references import fraud_reference
+from worker.references import distribution
 
 MEMBERS = 8
 HIDDEN = 64
@@ -177,7 +178,7 @@ def main() -> None:
         ],
         "output": OUTPUT,
         "reference": reference,
-        "reference_score": model_folder.distribution(model_folder.score(graph, past.features, OUTPUT)),
+        "reference_score": distribution(model_folder.score(graph, past.features, OUTPUT)),
         "trained_on": (
             "Fraud Detection Handbook, simulated transactions 2018-07-25..2018-07-31 (67,240 rows, 598 "
             "frauds), features from a replay that begins 2018-06-18. Settings were chosen by the same "

@@ -15,6 +15,7 @@ from training import model_folder
 from training.fraud_data import data_folder, kept_test_week, load_features, measure, training_week
 from training.fraud_golden import golden_rows
 from training.references import fraud_reference
+from worker.references import distribution
 
 OUTPUT: dict[str, Any] = {"tensor": "probabilities", "column": 1, "meaning": "probability"}
 
@@ -65,7 +66,7 @@ def main() -> None:
         ],
         "output": OUTPUT,
         "reference": reference,
-        "reference_score": model_folder.distribution(model_folder.score(graph, train.features, OUTPUT)),
+        "reference_score": distribution(model_folder.score(graph, train.features, OUTPUT)),
         "trained_on": (
             "Fraud Detection Handbook, simulated transactions 2018-07-25..2018-07-31 (67,240 rows, "
             "598 frauds), features from a replay that begins 2018-06-18; no setting was tuned."

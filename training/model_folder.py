@@ -11,6 +11,8 @@ import onnxruntime
 import yaml
 from numpy.typing import NDArray
 
+from worker.references import distribution
+
 REPOSITORY = Path(__file__).resolve().parent.parent / "models"
 LARGEST_BYTES = 3_000_000
 
@@ -62,27 +64,6 @@ def reference_of(
         name: distribution(column, (defaults or {}).get(name))
         for name, column in zip(features, rows.T, strict=True)
     }
-
-
-def distribution(column: NDArray[np.floating[Any]], default: float | None = None) -> dict[str, Any]:
-    """Return mean, std, p01, p50, p99, and the shares of the rows between their distinct deciles.
-
-    A decile belongs to the bin below it, so a value that many rows share has a bin that ends with it.
-    """
-    exact = column.astype(np.float64)
-    p01, p50, p99 = np.percentile(exact, [1, 50, 99])
-    values = {"mean": exact.mean(), "std": exact.std(), "p01": p01, "p50": p50, "p99": p99}
-    described: dict[str, Any] = {key: round(float(value), 6) for key, value in values.items()}
-    single = column.astype(np.float32)
-    deciles = np.unique(np.quantile(single, np.arange(0.1, 0.95, 0.1), method="lower"))
-    edges = deciles[deciles < single.max()]
-    counts = np.bincount(np.searchsorted(edges, single, side="left"), minlength=len(edges) + 1)
-    # As short as names the same float32, which is what is compared.
-    described["edges"] = [float(str(edge)) for edge in edges]
-    described["shares"] = [round(float(share), 6) for share in counts / len(single)]
-    if default is not None:
-        described["default_share"] = round(float((single == np.float32(default)).mean()), 6)
-    return described
 
 
 def write_reference(

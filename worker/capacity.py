@@ -14,7 +14,6 @@ from typing import Any
 
 from feature_cache.redis_store import RedisStore
 from feature_cache.store import StoreRefusedError, StoreUnavailableError
-from schemas.codec import Codec
 from worker.assemble import store_opener
 from worker.capacity_cpu import Others, Spent
 from worker.capacity_events import Pool, open_pool
@@ -22,6 +21,7 @@ from worker.capacity_load import send
 from worker.capacity_plan import HEAD_ROOM, last_kept, need, planned_per_member
 from worker.capacity_rig import Figures, Rig, brokers, live_topic, rig, row_names
 from worker.capacity_verdict import bottleneck
+from worker.codecs import input_codec
 from worker.config import Pipeline
 from worker.dlq import client_config
 from worker.exits import Exit, StopWorker
@@ -160,7 +160,7 @@ class _Load:
         self._folder = folder
         self._seconds = seconds
         self._sent = 0
-        self._codec = Codec(pool.schema, "single_object")
+        self._codec = input_codec(running.pipeline, pool.schema)
 
     def saturate(self) -> dict[str, Any]:
         """What a backlog is worked off with, once everything is warm.

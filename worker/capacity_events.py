@@ -19,8 +19,8 @@ from schemas.codec import Codec
 from schemas.schema import Schema, load_schema
 from schemas.spans import Spans, text_spans
 from worker import columns
-from worker.assemble import input_codec
 from worker.capacity_values import generated
+from worker.codecs import input_codec
 from worker.config import ConfigError, Pipeline
 from worker.decode import decode_table, time_unit_us
 from worker.plan import decode_plan, feature_plan

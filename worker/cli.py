@@ -9,39 +9,52 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worker import __version__
-from worker.backtest_commands import EXAMPLES as BACKTEST_EXAMPLES
-from worker.backtest_commands import add_arguments as add_backtest_arguments
-from worker.capacity_commands import EXAMPLES as CAPACITY_EXAMPLES
-from worker.capacity_commands import add_arguments as add_capacity_arguments
-from worker.config import ConfigError, Pipeline, load_pipeline
-from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
-from worker.dlq_commands import add_commands as add_dlq_commands
+from worker.cli_help import with_examples
 from worker.exits import Exit
-from worker.explain import EXAMPLES as EXPLAIN_EXAMPLES
-from worker.explain import add_arguments as add_explain_arguments
-from worker.features_commands import EXAMPLES as FEATURES_EXAMPLES
-from worker.features_commands import add_commands as add_features_commands
-from worker.lag_command import EXAMPLES as LAG_EXAMPLES
-from worker.lag_command import add_arguments as add_lag_arguments
-from worker.logs import configure_logs
-from worker.model_commands import EXAMPLES as MODEL_EXAMPLES
-from worker.model_commands import add_commands as add_model_commands
-from worker.profile_commands import EXAMPLES as PROFILE_EXAMPLES
-from worker.profile_commands import add_commands as add_profile_commands
-from worker.secret import redact
-from worker.truth_command import EXAMPLES as TRUTH_EXAMPLES
-from worker.truth_command import add_arguments as add_truth_arguments
+from worker.yaml_lines import ConfigError
+
+if TYPE_CHECKING:
+    from worker.config import Pipeline
+
+# What each command is, and the module that has its arguments and its examples; imported only when it is asked
+# for: all of them together take two seconds.
+_COMMANDS = (
+    ("init", "Write a pipeline file from an Avro schema and an ONNX file.", "worker.init_command"),
+    ("topics", "Create the topics that a pipeline names.", "worker.topics_command"),
+    ("send", "Send events to a pipeline's input topic.", "worker.send_command"),
+    ("tail", "Show what a pipeline publishes as it comes.", "worker.tail_command"),
+    ("capacity", "What one worker can do here, and how many a traffic needs.", "worker.capacity_commands"),
+    ("lag", "How long records have waited for the group of a pipeline.", "worker.lag_command"),
+    ("dlq", "List, show and replay the dead letters of a pipeline.", "worker.dlq_commands"),
+    ("profiles", "Load the rows of profile features into the store.", "worker.profile_commands"),
+    (
+        "models",
+        "Say which version of a model serves, compare versions, make lighter ones.",
+        "worker.model_commands",
+    ),
+    ("truth", "How good the scores were, as labels tell.", "worker.truth_command"),
+    ("backtest", "Score stored events again, and compare.", "worker.backtest_commands"),
+    ("features", "Export a training table; check for skew.", "worker.features_commands"),
+    ("explain", "One event again: its features, score and reasons.", "worker.explain"),
+    ("completion", "Print the completion script of a shell.", "worker.completion_command"),
+)
 
 _EXAMPLES = """examples:
   penstock demo --seconds 20                          both pipelines, simulated, no services needed
+  penstock init reading.avsc model.onnx               a pipeline file for a schema and a model of your own
   penstock validate pipelines/fraud.yaml              what a file would do, and which feature feeds the model
   penstock run pipelines/fraud.yaml                   one member of the consumer group; start more to scale
   penstock run pipelines/fraud.yaml --processes 4     four members, a process each
   penstock run pipelines/fraud.yaml pipelines/terminal-risk.yaml
   penstock doctor pipelines/fraud.yaml                Kafka, Redis, registry, device, model: what works
+  penstock healthcheck                                does the worker on this host make progress?
+  penstock topics create pipelines/fraud.yaml         the topics that the file names, as they have to be
+  penstock tail alerts pipelines/fraud.yaml           alerts as they come
   penstock dlq list pipelines/fraud.yaml              what could not be scored, and why
   penstock backtest pipelines/fraud.yaml --model fraud/1 --from 7d
   penstock explain pipelines/fraud.yaml 2 4711        why the event at this partition and offset got its score
@@ -59,9 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The load generator is a program of its own, so that nothing of it is ever loaded into a worker.
         # In our place, so that Ctrl-C reaches it alone and it can still print its summary.
         os.execv(sys.executable, [sys.executable, "-m", "loadgen.demo", *words[1:]])
-    arguments = _parser().parse_args(words)
+    arguments = build_parser(words[0] if words else "").parse_args(words)
     try:
-        return int(arguments.command(arguments))
+        code = int(arguments.command(arguments))
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
+        return code
+    except BrokenPipeError:
+        # Whoever read us has what they wanted, as `| head` does; Python must not write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
     except ConfigError as error:
         print(error, file=sys.stderr)
         return Exit.CONFIG
@@ -74,7 +93,12 @@ def entry() -> None:
     sys.exit(main())
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Every command with its arguments; the shells' completion and docs/cli.md are made from it.
+
+    Args:
+        only: the command whose arguments are needed; the others have none then.
+    """
     parser = argparse.ArgumentParser(
         prog="penstock",
         description="Score a Kafka topic with an ONNX model.",
@@ -113,50 +137,29 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     validate = command("validate", "Say what a pipeline file would do, or what is wrong with it.")
-    validate.add_argument("file", type=Path, metavar="FILE")
+    validate.add_argument("file", type=Path, metavar="FILE", help="pipeline file")
     validate.add_argument("--json", action="store_true", help="for machines")
     validate.set_defaults(command=_validate)
 
     doctor = command("doctor", "Check Kafka, the store, the registry, the device and the model.")
-    doctor.add_argument("file", type=Path, metavar="FILE")
+    doctor.add_argument("file", type=Path, metavar="FILE", help="pipeline file")
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(command=_doctor)
 
-    dead = command("dlq", "List, show and replay the dead letters of a pipeline.", DLQ_EXAMPLES)
-    add_dlq_commands(dead)
-
-    profiles = command("profiles", "Load the rows of profile features into the store.", PROFILE_EXAMPLES)
-    add_profile_commands(profiles)
-
-    models = command(
-        "models", "Say which version of a model serves, compare versions, make lighter ones.", MODEL_EXAMPLES
-    )
-    add_model_commands(models)
-
-    add_truth_arguments(command("truth", "How good the scores were, as labels tell.", TRUTH_EXAMPLES))
-
-    backtest = command("backtest", "Score stored events again, and compare.", BACKTEST_EXAMPLES)
-    add_backtest_arguments(backtest)
-
-    features = command("features", "Export a training table; check for skew.", FEATURES_EXAMPLES)
-    add_features_commands(features)
-
-    explain = command("explain", "One event again: its features, score and reasons.", EXPLAIN_EXAMPLES)
-    add_explain_arguments(explain)
-
-    capacity = "What one worker can do here, and how many a traffic needs."
-    add_capacity_arguments(command("capacity", capacity, CAPACITY_EXAMPLES))
-    lag = command("lag", "How long records have waited for the group of a pipeline.", LAG_EXAMPLES)
-    add_lag_arguments(lag)
+    for name, about, module in _COMMANDS:
+        if only in (None, name):
+            found = import_module(module)
+            add = found.add_commands if hasattr(found, "add_commands") else found.add_arguments
+            add(command(name, about, found.EXAMPLES))
+        else:
+            command(name, about)
 
     health = command("healthcheck", "Ask a worker on this host whether its loops make progress.")
     health.add_argument("--url", default=None, help="default http://127.0.0.1:$PENSTOCK_ADMIN_PORT/healthz")
     health.set_defaults(command=_healthcheck)
 
-    commands.add_parser(
-        "demo", help="Both pipelines on simulated traffic, on an embedded bus and an in-memory store."
-    )
-    return parser
+    command("demo", "Both pipelines on simulated traffic, on an embedded bus and an in-memory store.")
+    return with_examples(parser)
 
 
 def _count(text: str) -> int:
@@ -168,6 +171,7 @@ def _count(text: str) -> int:
 
 def _logs_for(pipelines: Sequence[Pipeline], process: int | None = None) -> None:
     from schemas.schema import load_schema
+    from worker.logs import configure_logs
 
     secrets = {secret for pipeline in pipelines for secret in pipeline.secrets}
     personal = {
@@ -177,6 +181,8 @@ def _logs_for(pipelines: Sequence[Pipeline], process: int | None = None) -> None
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from worker.config import load_pipeline
+
     pipelines = [load_pipeline(file) for file in arguments.files]
     _logs_for(pipelines, arguments.member)
     if arguments.processes > 1:
@@ -207,6 +213,7 @@ def _serve(pipelines: list[Pipeline], index: int | None, *, only_truth: bool) ->
 
 
 def _validate(arguments: argparse.Namespace) -> int:
+    from worker.config import load_pipeline
     from worker.validate import as_json, describe
 
     pipeline = load_pipeline(arguments.file)
@@ -215,11 +222,14 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from worker.config import load_pipeline
     from worker.doctor import examine, show
+    from worker.secret import redact
+    from worker.terminal import painter
 
     pipeline = load_pipeline(arguments.file)
     findings = examine(pipeline)
-    print(redact(show(findings, as_json=arguments.json), pipeline.secrets))
+    print(redact(show(findings, as_json=arguments.json, paint=painter(sys.stdout)), pipeline.secrets))
     return Exit.OK if all(finding.works for finding in findings) else Exit.UNHEALTHY
 
 

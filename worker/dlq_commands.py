@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from worker.config import Pipeline, load_pipeline
 from worker.dlq import DeadLetter, bounds, letters, open_letters
 from worker.dlq_memory import memories
 from worker.dlq_replay import Choice, Tally, replay
-from worker.dlq_show import as_json, describe, table
+from worker.dlq_show import as_json, describe, table, whole_json
 from worker.exits import Exit, StopWorker
 from worker.key_types import parse_duration_us
 from worker.logs import configure_logs
+from worker.progress import progress_bar
 from worker.secret import redact
 
 _ANSWER_S = 10.0
@@ -60,6 +63,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     shown.add_argument(
         "--source", type=_source, metavar="T-P-O", help="topic, partition, offset it came from"
     )
+    shown.add_argument("--json", action="store_true", help="for machines: one JSON object a line")
     shown.set_defaults(command=_guarded(_show))
 
     again = commands.add_parser(
@@ -82,6 +86,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--again", action="store_true", help="also what was sent in before: it will count twice"
     )
+    again.add_argument("--json", action="store_true", help="for machines")
     again.set_defaults(command=_guarded(_replay))
 
 
@@ -154,7 +159,9 @@ def _show(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
         found = 0
         for letter in letters(consumer, pipeline, ranges):
             if (letter.partition, letter.offset) == place or letter.source == arguments.source:
-                print(describe(letter, pipeline, memory[letter.partition].has(letter)), end="\n\n")
+                replayed = memory[letter.partition].has(letter)
+                say = whole_json if arguments.json else describe
+                print(say(letter, pipeline, replayed), end="\n" if arguments.json else "\n\n")
                 found += 1
             if place:
                 break
@@ -173,20 +180,12 @@ def _replay(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
         max_attempts=arguments.max_attempts,
         again=arguments.again,
     )
-    read, is_terminal = 0, sys.stderr.isatty()
-
-    def on_records(count: int, total: int) -> None:
-        nonlocal read
-        read += count
-        if is_terminal:
-            print(f"\r{read:,} of {total:,} records read", end="", file=sys.stderr, flush=True)
-
-    try:
-        tally = replay(pipeline, choice, dry_run=arguments.dry_run, on_records=on_records)
-    finally:
-        if is_terminal:
-            print(file=sys.stderr)
-    print(summary(tally, pipeline.source.topic, dry_run=arguments.dry_run))
+    with progress_bar("reading", "records") as advance:
+        tally = replay(pipeline, choice, dry_run=arguments.dry_run, on_records=advance)
+    if arguments.json:
+        print(json.dumps({"topic": pipeline.source.topic, "dry_run": arguments.dry_run, **asdict(tally)}))
+    else:
+        print(summary(tally, pipeline.source.topic, dry_run=arguments.dry_run))
     return Exit.OK
 
 

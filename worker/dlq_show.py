@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from schemas.wire import PREFIX_BYTES, single_object_prefix
 from worker.codecs import input_codec
 from worker.config import Pipeline
 from worker.dlq import DeadLetter
+from worker.terminal import printable_json
 
 COLUMNS = ("place", "source", "reason", "stage", "when", "attempt", "replayed", "detail")
 _SHOWN_BYTES = 4096  # of a value; the rest is counted
@@ -36,6 +38,20 @@ def as_json(letter: DeadLetter, replayed: bool) -> str:
     """One line of JSON, without the record itself; times are milliseconds since 1970."""
     said = {name: getattr(letter, name) for name in DeadLetter.__slots__ if name != "message"}
     return json.dumps({**said, "replayed": replayed}, ensure_ascii=False)
+
+
+def whole_json(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:
+    """One line of JSON with the record itself: key, headers, bytes in base64, and what can be read."""
+    message = letter.message
+    value = message.value()
+    said = {
+        **json.loads(as_json(letter, replayed)),
+        "key": None if message.key() is None else _readable(message.key()),
+        "headers": [[n, None if text is None else _readable(text)] for n, text in message.headers() or ()],
+        "value_base64": None if value is None else base64.b64encode(value).decode(),
+        "fields": fields_of(letter, pipeline),
+    }
+    return printable_json(said)
 
 
 def describe(letter: DeadLetter, pipeline: Pipeline, replayed: bool) -> str:
@@ -108,21 +124,42 @@ def _decoded(value: bytes, pipeline: Pipeline) -> Iterator[str]:
 
 def _as_a_whole(value: bytes, pipeline: Pipeline) -> Iterator[str]:
     """JSON and Protobuf: the record if it is a good one, else what is wrong with it, and where."""
-    try:
-        codec = input_codec(pipeline, load_schema(pipeline.source.schema_ref, pipeline.base))
-    except SchemaError as error:
-        yield f"decoded   nothing: {error}"
+    found = _whole(value, pipeline)
+    if isinstance(found, str):
+        yield f"decoded   nothing: {found}"
         return
-    decoded = codec.decode([value])
-    if decoded.rejects:
-        problem = decoded.rejects[0]
-        yield f"decoded   nothing: {problem.reason}: {problem.detail}"
-        return
-    yield f"decoded   as {codec.reader.name}, {pipeline.source.format}"
-    row = decoded.table.to_pylist()[0]
+    name, row = found
+    yield f"decoded   as {name}, {pipeline.source.format}"
     width = max(map(len, row))
     for name, found in row.items():
         yield f"  {name:<{width}}  {found!r}"
+
+
+def _whole(value: bytes, pipeline: Pipeline) -> tuple[str, dict[str, Any]] | str:
+    """The name of the schema and the fields of a good record of JSON or Protobuf; else why it is none."""
+    try:
+        codec = input_codec(pipeline, load_schema(pipeline.source.schema_ref, pipeline.base))
+    except SchemaError as error:
+        return str(error)
+    decoded = codec.decode([value])
+    if decoded.rejects:
+        return f"{decoded.rejects[0].reason}: {decoded.rejects[0].detail}"
+    return codec.reader.name, decoded.table.to_pylist()[0]
+
+
+def fields_of(letter: DeadLetter, pipeline: Pipeline) -> dict[str, Any]:
+    """The fields of a dead letter's event in front of the first thing wrong; none where it is no event."""
+    value = letter.message.value() or b""
+    if pipeline.source.format != "avro":
+        whole = _whole(value, pipeline)
+        return {} if isinstance(whole, str) else whole[1]
+    try:
+        writer = _writer(value, pipeline)
+    except (SchemaError, RegistryError):
+        return {}
+    return {
+        found.name: found.value for found in spell(writer, value[PREFIX_BYTES[pipeline.source.wire] :]).fields
+    }
 
 
 def _end(spelled: Spelled, skip: int) -> str:

@@ -25,6 +25,7 @@ from worker.refusals import Refusals
 from worker.rights import missing_rights
 from worker.session import ModelError
 from worker.source import partition_count
+from worker.terminal import Paint, plain
 from worker.yaml_lines import ConfigError
 
 # Errors that say in their own words what is wrong.
@@ -67,14 +68,15 @@ def examine(pipeline: Pipeline) -> list[Finding]:
     return findings
 
 
-def show(findings: list[Finding], *, as_json: bool) -> str:
+def show(findings: list[Finding], *, as_json: bool, paint: Paint = plain) -> str:
     """A line each for a person, or one JSON list."""
     if as_json:
         return json.dumps([asdict(finding) for finding in findings], indent=2)
     lines = []
     width = max((len(finding.what) for finding in findings), default=0)
     for f in findings:
-        lines.append(f"{'ok  ' if f.works else 'FAIL'}  {f.what:<{width}}  {f.found}")
+        mark = paint("ok  ", "green") if f.works else paint("FAIL", "red")
+        lines.append(f"{mark}  {f.what:<{width}}  {f.found}")
         if f.do:
             lines.append(f"      {'':<{width}}  -> {f.do}")
     return "\n".join(lines)
@@ -124,7 +126,7 @@ def _topics(pipeline: Pipeline) -> list[Finding]:
             _check(
                 f"topic {topic}"[:40],
                 lambda t=topic: f"{partition_count(client, t)} partition(s)",  # type: ignore[misc]
-                f"create topic {topic}, or name another in {pipeline.path}",
+                f"`penstock topics create {pipeline.path}` creates it; or name another there",
             )
             for topic in topics
             if topic

@@ -48,6 +48,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     exported.add_argument(
         "--out", type=Path, default=Path("features.parquet"), help="Parquet file (features.parquet)"
     )
+    exported.add_argument("--json", action="store_true", help="for machines")
     exported.set_defaults(command=guarded(_export))
 
     skew = commands.add_parser(
@@ -74,6 +75,10 @@ def _export(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
             profiles=profile_store(pipeline),
             on_events=show,
         )
+    if arguments.json:
+        said = {"file": str(arguments.out), "rows": done.rows, "rejected": dict(done.rejected)}
+        print(json.dumps(said))
+        return Exit.OK
     print(f"{done.rows:,} events with their features are in {arguments.out}")
     if done.rejected:
         reasons = (f"{count:,} {reason}" for reason, count in done.rejected.items())

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from worker.secret import STARS, redact
+from worker.terminal import has_colours
 
 # Not beyond warning: that somebody changed the level must be seen at any level.
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
@@ -64,7 +65,11 @@ def configure_logs(
         event = {**ours, **event}
         return {name: STARS if name in fields else masked(value) for name, value in event.items()}
 
-    render: Any = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer()
+    render: Any = (
+        structlog.dev.ConsoleRenderer(colors=has_colours(sys.stderr))
+        if is_terminal
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from worker.assemble import store_opener
 from worker.config import Pipeline, ProfileFeature, load_pipeline
 from worker.exits import Exit
 from worker.plan import profile_table
+from worker.progress import progress_bar
 
 EXAMPLES = """examples:
   penstock profiles load pipelines/fraud.yaml profile rows.parquet
@@ -38,6 +40,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     load.add_argument("feature", metavar="FEATURE", help="name of its feature of kind profile")
     load.add_argument("rows", type=Path, metavar="ROWS", help=".parquet or .csv: key and fields")
     load.add_argument("--rows-at-once", type=int, default=10_000, help="default %(default)s")
+    load.add_argument("--json", action="store_true", help="for machines")
     load.set_defaults(command=_load)
 
 
@@ -48,18 +51,22 @@ def _load(arguments: argparse.Namespace) -> int:
         key = feature.key or pipeline.source.key
         keys, rows = read_rows(arguments.rows, key, profile_table(feature))
         store = store_opener()(str(pipeline.state.store))
-        for start in range(0, len(keys), arguments.rows_at_once):
-            part = slice(start, start + arguments.rows_at_once)
-            write_profiles(store, profile_table(feature), keys[part], rows[part])
-            if sys.stderr.isatty():
-                print(f"\r{min(part.stop, len(keys)):,} of {len(keys):,} rows", end="", file=sys.stderr)
+        with progress_bar("loading", "rows") as advance:
+            for start in range(0, len(keys), arguments.rows_at_once):
+                part = slice(start, start + arguments.rows_at_once)
+                write_profiles(store, profile_table(feature), keys[part], rows[part])
+                advance(len(keys[part]), len(keys))
     except ProfileError as error:
         print(error, file=sys.stderr)
         return Exit.CONFIG
     except (StoreUnavailableError, StoreRefusedError) as error:
         print(f"{error}; nothing is wrong with writing all rows again", file=sys.stderr)
         return Exit.STORE
-    print(f"{len(keys):,} rows of {len(feature.fields)} fields are at {feature.prefix}<{key}>")
+    if arguments.json:
+        said = {"rows": len(keys), "fields": list(feature.fields), "prefix": feature.prefix, "key": key}
+        print(json.dumps(said))
+    else:
+        print(f"{len(keys):,} rows of {len(feature.fields)} fields are at {feature.prefix}<{key}>")
     return Exit.OK
 
 

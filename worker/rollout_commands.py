@@ -38,6 +38,7 @@ EXAMPLES = """examples:
   penstock models promote pipelines/fraud.yaml 3 --shadow       beside the one that serves, deciding nothing
   penstock models rollback pipelines/fraud.yaml --why "too many alerts"
   penstock models pin pipelines/fraud.yaml                      no poll of the repository changes it
+  penstock models unpin pipelines/fraud.yaml
   penstock models history pipelines/fraud.yaml                  who changed what, when and why
 """
 
@@ -55,7 +56,7 @@ def add_commands(commands: Any) -> None:
     command("list", "the versions of a pipeline's model, and what each worker serves")
     command("history", "who changed what, when and why")
     promote = command("promote", "let a version serve, on all workers")
-    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("version", metavar="VERSION", help="folder of the version in the repository")
     how = promote.add_mutually_exclusive_group()
     how.add_argument("--canary", type=_percent, metavar="PERCENT", help="on so many of the keys only")
     how.add_argument("--shadow", action="store_true", help="beside the one that serves, deciding nothing")

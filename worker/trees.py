@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +47,8 @@ def read_trees(data: bytes, column: int, width: int) -> Trees | None:
         return None
     operator, attributes = nodes[0]
     if len(nodes) > 1 or operator not in _EACH:
-        raise UnknownTreesError(f"found {', '.join(name for name, _ in nodes)}")
+        counts = Counter(name for name, _ in nodes).items()
+        raise UnknownTreesError(f"found {', '.join(f'{count} {name}' for name, count in counts)}")
     transform = attributes.get("post_transform", b"NONE")
     if transform not in _TRANSFORMS:
         raise UnknownTreesError(f"found post_transform {transform!r}")

@@ -20,7 +20,6 @@ from onnx import helper, numpy_helper
 from prometheus_client import CollectorRegistry
 
 from benchmarks.workers import REPOSITORY, create_topics, topics_of
-from examples.pack_model import pack
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.pipeline.streams import PARTITIONS, Reader, alone, fill, transactions
@@ -29,6 +28,7 @@ from worker.assemble import assemble, store_opener
 from worker.cli import main
 from worker.config import load_pipeline
 from worker.exits import Exit
+from worker.pack import pack
 from worker.run import Worker
 
 pytestmark = pytest.mark.kafka

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.model_folder import distribution
 from worker.drift import Bins, Drift, DriftPolicy, Evidence, bins_of, psi
+from worker.references import distribution
 from worker.watch_kernels import count_bins
 
 POLICY = DriftPolicy(window_events=1000, psi=0.25, tolerance=0.05, false_alarm_events=1e6)

@@ -16,12 +16,12 @@ from prometheus_client import CollectorRegistry
 from schemas.codec import Codec
 from schemas.schema import load_schema
 from tests.builders import NOW_US, events, features
-from training.model_folder import distribution
 from worker.batch import Batch
 from worker.config import ConfigError, load_pipeline
 from worker.metrics import Meter
 from worker.model_file import ModelCard, load_model_card
 from worker.plan import feature_plan
+from worker.references import distribution
 from worker.watch import Watcher
 
 ROOT = Path(__file__).parents[2]
