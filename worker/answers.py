@@ -1,11 +1,13 @@
 """What the stream would say of events that wait for an answer: one batch on copies of their rows.
 
 Invariants (docs/http.md): no row, watermark, offset, output or metric of the stream changes; the loop gives
-at most one batch of `batching.max_rows` between two polls; whatever goes wrong here, the stream goes on.
+at most a third of its time, a batch of `batching.max_rows` at a time; what goes wrong here does not stop it.
 """
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +31,7 @@ from worker.exits import StopWorker
 from worker.features import enrich
 from worker.join_events import join_events, some_events
 from worker.json_events import Refusal
-from worker.judge import judge
+from worker.judge import explained, judge
 from worker.line import Line
 from worker.lookups import Known, Looked
 from worker.metrics import Meter
@@ -39,6 +41,7 @@ from worker.records import index_keys
 from worker.refuse import set_refused_apart
 
 POLL_UNWAKED_MS = 5.0  # where a request that comes cannot end a poll
+REST = 2.0  # times as long as a batch took, the stream has the loop before the next
 READS_AT_MOST = 4  # times that the store is asked for a row which is written meanwhile
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALERT = ("severity", "lifecycle", "reason", "reasons", "rules")
@@ -56,6 +59,7 @@ class Answers:
         max_rows: int,
         may_guess: bool,
         wall_us: Callable[[], int],
+        clock_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Begin.
 
@@ -70,31 +74,40 @@ class Answers:
         self._max_rows = max_rows
         self._may_guess = may_guess
         self._wall_us = wall_us
+        self._clock_s = clock_s
+        self._rests_until_ms = 0.0
         self._silent = Meter("http", CollectorRegistry())  # the stream's figures are of the stream
         self._log = structlog.get_logger()
 
-    def poll_at_most_ms(self, line: Line, at_most_ms: float) -> float:
-        """How long a poll may wait: not at all while something waits here, else until a request ends it."""
+    def poll_at_most_ms(self, line: Line, now_ms: float, at_most_ms: float) -> float:
+        """How long a poll may wait: until what waits here may be answered, else until a request ends it."""
         if self.inbox.is_waiting:
-            return 0.0
+            return min(at_most_ms, max(0.0, math.ceil(self._rests_until_ms - now_ms)))
         return at_most_ms if line.source.fetch.can_wake else min(at_most_ms, POLL_UNWAKED_MS)
 
     def serve(self, line: Line, now_ms: float) -> bool:
-        """Answer what waits, at most a batch of it; whether there was anything.
+        """Answer what waits, at most a batch of it, unless the stream has the turn.
+
+        Returns:
+            Whether anything waits here: then a loop that has no records is not at rest.
 
         Raises:
             StopWorker: the model does not work any more, see Scorer.score.
         """
-        asks = self.inbox.take(self._max_rows)
-        if asks:
-            self._serve(line, asks, now_ms)
-        return bool(asks)
+        if not self.inbox.is_waiting:
+            return False
+        if now_ms < self._rests_until_ms:
+            return True
+        began_s = self._clock_s()
+        self._serve(line, self.inbox.take(self._max_rows), now_ms)
+        took_ms = (self._clock_s() - began_s) * 1000
+        self._rests_until_ms = now_ms + took_ms * (1 + REST)
+        return True
 
     def drain(self, line: Line, now_ms: float) -> None:
         """Answer all that waits, then take nothing any more."""
-        for _ in range(self.inbox.open_asks):
-            if not self.serve(line, now_ms):
-                break
+        while self.inbox.is_waiting:
+            self._serve(line, self.inbox.take(self._max_rows), now_ms)
         self.inbox.close("this worker is stopping")
 
     def _serve(self, line: Line, asks: Sequence[Ask], now_ms: float) -> None:
@@ -235,7 +248,13 @@ class Answers:
             )
         )
         apart_line = replace(line, lanes=copies.lanes, meter=self._silent)
+        assert line.router is not None
         made = judge(apart_line, batch, "http", now_ms)
+        if made.scores is not None and made.decisions is not None:
+            # Only now: a challenger is compared on events of the stream, which are the ones not muted.
+            shown = replace(made.batch, features=replace(made.batch.features, is_muted=np.zeros(n, np.bool_)))
+            reasons = explained(apart_line, line.router.serving, shown, made.scores, made.decisions)
+            made = replace(made, reasons=reasons)
         told = self._told(line, made, seen, lane)
         for reject in (*refused, *made.rejected):
             said = Refusal(stage=reject.stage, reason=reject.reason, detail=reject.detail)

@@ -116,11 +116,12 @@ class Inbox:
         """Let an admitted ask wait for the loop."""
         with self._lock:
             closed = self._closed
+            is_first = not self._waiting
             if not closed:
                 self._waiting.append(ask)
         if closed:
             fail(ask, NotNowError(closed))
-        else:
+        elif is_first:  # with the others it is answered
             self._wake()
 
     def take(self, rows: int) -> list[Ask]:
@@ -130,11 +131,12 @@ class Inbox:
             rows: of all of them together at most, unless the first has more.
         """
         taken: list[Ask] = []
-        while self._waiting and (not taken or rows >= len(self._waiting[0])):
-            ask = self._waiting.popleft()
-            if not ask.future.cancelled():
-                taken.append(ask)
-                rows -= len(ask)
+        with self._lock:  # one put meanwhile would find others waiting, and wake nobody
+            while self._waiting and (not taken or rows >= len(self._waiting[0])):
+                ask = self._waiting.popleft()
+                if not ask.future.cancelled():
+                    taken.append(ask)
+                    rows -= len(ask)
         return taken
 
     def close(self, why: str) -> None:

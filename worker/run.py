@@ -170,7 +170,7 @@ class Worker:
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()
         if self._answers is not None:
-            at_most_ms = self._answers.poll_at_most_ms(line, at_most_ms)
+            at_most_ms = self._answers.poll_at_most_ms(line, asked_ms, at_most_ms)
         wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
         with self.line.meter.timed("poll"):
             records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(asked_ms))
