@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -135,7 +136,7 @@ def open_stream(folder: Path, **sections: dict[str, Any]) -> Iterator[Stream]:
         "t.",
         **{**_SECTIONS, "kafka": {"bootstrap": bootstrap}, **sections},
     )
-    pipeline = load_pipeline(file, {"PENSTOCK_DEVICE": "cpu"})
+    pipeline = load_pipeline(file, {"PENSTOCK_DEVICE": "cpu", "TOKEN": "sixteen characters"})
     store = MemoryStore()
     registry = CollectorRegistry()
     line = assemble(pipeline, lambda _: store, registry)
@@ -143,7 +144,6 @@ def open_stream(folder: Path, **sections: dict[str, Any]) -> Iterator[Stream]:
     line.router.settle()
     desk = open_desk(pipeline, line, lambda _: store)
     assert desk is not None
-    desk.reader.start()
     try:
         yield Stream(pipeline, line, desk, store, registry)
     finally:

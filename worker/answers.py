@@ -252,7 +252,8 @@ class Answers:
         made = judge(apart_line, batch, "http", now_ms)
         if made.scores is not None and made.decisions is not None:
             # Only now: a challenger is compared on events of the stream, which are the ones not muted.
-            shown = replace(made.batch, features=replace(made.batch.features, is_muted=np.zeros(n, np.bool_)))
+            told_of = replace(made.batch.features, is_muted=np.zeros(len(made.batch), np.bool_))
+            shown = replace(made.batch, features=told_of)
             reasons = explained(apart_line, line.router.serving, shown, made.scores, made.decisions)
             made = replace(made, reasons=reasons)
         told = self._told(line, made, seen, lane)

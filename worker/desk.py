@@ -39,7 +39,7 @@ def open_desk(
     open_store: Callable[[str], Store],
     wall_us: Callable[[], int] = lambda: time.time_ns() // 1000,
 ) -> Desk | None:
-    """What the file asks for; None without `http`.
+    """What the file asks for, its reader at work already; None without `http`.
 
     Raises:
         StopWorker: the input topic does not answer.
@@ -69,6 +69,7 @@ def open_desk(
 
     inbox = Inbox(options.queue, wake)
     reader = AskReader(inbox, (*lookups, *profiles), store, pipeline.kafka.group, source.topic)
+    reader.start()
     max_rows = pipeline.batching.max_rows
     return Desk(
         options=options,

@@ -62,7 +62,6 @@ class HttpServer:
                 f"cannot listen on {options.host}:{options.port} ({error.strerror}): set http.port to "
                 f"another, 0 takes any free one",
             ) from error
-        desk.reader.start()
 
     @property
     def port(self) -> int:

@@ -16,7 +16,7 @@ from prometheus_client import generate_latest
 from feature_cache.glimpse import StoredRows
 from feature_cache.packing import pack
 from feature_cache.store import StoreUnavailableError
-from tests.http_line import PARTITIONS, WITHIN_S, Event, Stream, open_stream, transaction
+from tests.http_line import NOW_US, PARTITIONS, WITHIN_S, Event, Stream, open_stream, transaction
 from worker.asks import EventsAsk, NotNowError, NotPossibleError
 from worker.json_events import Refusal
 
@@ -55,11 +55,11 @@ events = st.lists(
         st.integers(0, 40 * 24).map(lambda hours: hours * HOUR_MS),
         st.floats(0.5, 5000.0, width=32),
     ),
-    max_size=12,
+    max_size=8,
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     before=events, requests=st.lists(events, min_size=1, max_size=4), is_blind=st.booleans(), data=st.data()
 )
@@ -136,7 +136,7 @@ def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
     stream.write()
     stream.line.lanes.rows.drop_lane(partition := partition_of(stream, 1))
     asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
-    read, _ = stream.desk.events.read(asked, 0)
+    read, _ = stream.desk.events.read(asked, NOW_US)
     ask = EventsAsk(events=read)
     stale = stream.store.read([(stream.line.lanes[partition].name, [b"C1"])])
     stream.send([transaction(11, 1, 10 * HOUR_MS, 700.0)])
@@ -155,7 +155,7 @@ def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
 
 
 def partition_of(stream: Stream, customer: int) -> int:
-    read, _ = stream.desk.events.read([transaction(0, customer, 0, 1.0)], 0)
+    read, _ = stream.desk.events.read([transaction(0, customer, 0, 1.0)], NOW_US)
     return int(read.records.partition[0])
 
 
