@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from schemas.resolve import default_value
-from schemas.tree import NO_DEFAULT, TIMESTAMPS, Node
+from schemas.tree import NO_DEFAULT, TIMESTAMPS, Node, SchemaError, nullable
 
 _INTEGERS: Final = {"int": 1 << 31, "long": 1 << 63}
 _TIME = "a whole number, or a time in ISO 8601 with its zone"
@@ -27,11 +27,11 @@ def compile_json(node: Node) -> Read:  # noqa: PLR0911 a line a kind
     """A function from what a JSON parser gives to what `Codec.encode_rows` takes.
 
     Numbers may be whole where the schema has floats, timestamps may be texts in ISO 8601, bytes are texts of
-    code points up to 255 as Avro writes them in JSON. Fields that are missing take their default. A value
-    of a union is written as it is, without the name of its branch: the first branch that it fits is taken.
+    code points up to 255 as Avro writes them in JSON. Fields that are missing take their default. What
+    may be null is written as it is, without the name of its branch. The function raises NotOfSchemaError.
 
-    Raises (the function):
-        NotOfSchemaError: the value does not fit.
+    Raises:
+        SchemaError: a union of other types, which no codec reads either.
     """
     if node.logical in TIMESTAMPS:
         return _timestamp
@@ -43,8 +43,11 @@ def compile_json(node: Node) -> Read:  # noqa: PLR0911 a line a kind
         return _enum(frozenset(node.symbols))
     if node.kind in ("bytes", "fixed"):
         return _bytes(node.size if node.kind == "fixed" else None)
+    optional = nullable(node)
+    if optional is not None:
+        return _nullable(compile_json(optional[0]))
     if node.kind == "union":
-        return _union(node)
+        raise SchemaError(f"found a union of {len(node.branches)} types, expected null and one type")
     if node.kind == "array":
         return _array(compile_json(node.inner))
     if node.kind == "map":
@@ -153,20 +156,9 @@ def _bytes(size: int | None) -> Read:
     return read
 
 
-def _union(node: Node) -> Read:
-    branches = [compile_json(branch) for branch in node.branches]
-    others = [branch for branch in node.branches if branch.kind != "null"]
-    one = compile_json(others[0]) if len(others) == 1 and len(branches) == 2 else None
-
+def _nullable(other: Read) -> Read:
     def read(value: Any, where: str) -> Any:
-        if one is not None:
-            return None if value is None else one(value, where)
-        for branch in branches:
-            try:
-                return branch(value, where)
-            except NotOfSchemaError:
-                continue
-        raise NotOfSchemaError("bad_union", where, kind_of(value), "a value of one of its types")
+        return None if value is None else other(value, where)
 
     return read
 
