@@ -164,4 +164,4 @@ def test_a_request_ends_the_poll_that_waits() -> None:
 
 
 def test_the_plain_client_is_not_woken() -> None:
-    assert not PlainFetch(None, "t", lambda: 0.0).can_wake  # type: ignore[arg-type]
+    assert not PlainFetch(None, "t", lambda: 0.0).can_wake
