@@ -14,10 +14,10 @@ COPY worker worker
 COPY loadgen loadgen
 COPY pipelines pipelines
 COPY models models
-RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 .
+RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 '.[http]'
 
 FROM build AS build-cuda
-RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 '.[cuda]'
+RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 '.[cuda,http]'
 
 FROM python:${PYTHON}-slim-bookworm AS runtime
 # A home of its own: numba keeps its compiled functions there, since it cannot write beside the code.

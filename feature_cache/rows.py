@@ -53,6 +53,10 @@ class HotRows:
         self._used_at[slots[slots >= 0]] = self._clock
         return slots
 
+    def peek(self, keys: Keys) -> NDArray[np.int64]:
+        """(n,) slot of each entity, -1 where it is not in memory; leaves no trace of having looked."""
+        return self._index.find(keys)
+
     def add(self, keys: Keys | Sequence[bytes], lane: int | NDArray[np.int32]) -> NDArray[np.int64]:
         """Empty rows for distinct entities not in memory, of one lane, or each of its own.
 

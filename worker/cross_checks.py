@@ -96,6 +96,8 @@ def _sections(pipeline: Pipeline) -> Iterator[Problem]:
     yield from format_problems(pipeline)
     if pipeline.decision is not None and pipeline.model is None:
         yield ("decision",), "a decision without a model", "a model section"
+    if pipeline.http is not None and pipeline.model is None:
+        yield ("http",), "http without a model", "a model section"
     if pipeline.model is not None and outputs.scores is None:
         yield ("outputs", "scores"), "nothing", "a topic, as there is a model"
     if pipeline.decision is not None and outputs.alerts is None:

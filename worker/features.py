@@ -20,7 +20,7 @@ from worker.columns import numbers
 from worker.config import CalendarFeature
 from worker.decode import future_from_us
 from worker.degradation import STALE_LOOKUP, WITHOUT_ROWS
-from worker.lookups import Lookup
+from worker.lookups import Known, Lookup
 from worker.metrics import Meter
 from worker.plan import FeaturePlan
 from worker.profiles import Profile
@@ -46,7 +46,7 @@ def enrich(
     events: Events,
     plan: FeaturePlan,
     lanes: Lanes,
-    lookups: tuple[Lookup | Profile, ...],
+    lookups: tuple[Lookup | Profile | Known, ...],
     meter: Meter,
     may_wait: Callable[[], None] = lambda: None,
 ) -> Features:

@@ -95,5 +95,13 @@ class PlainFetch:
     def leave(self, partitions: Iterable[int]) -> None:
         """Note that these are read no more."""
 
+    @property
+    def can_wake(self) -> bool:
+        """Whether `wake` does anything."""
+        return False
+
+    def wake(self) -> None:
+        """End the poll that waits for a first record, or else the next one that would; any thread may."""
+
     def close(self) -> None:
         """Let go of what the consumer would wait for; call it before closing that."""

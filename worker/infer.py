@@ -93,13 +93,9 @@ def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> 
     same instructions and has the same score, to the last bit, whatever batch it is in.
     """
     if model.device == "cpu" and rows % _WHOLE:
-        missing = _WHOLE - rows % _WHOLE
-        tensors = {
-            name: np.concatenate([each, np.repeat(each[-1:], missing, axis=0)])
-            for name, each in tensors.items()
-        }
-        scores = _run_in_parts(model, tensors, rows + missing)
-        return scores[:rows] if scores.shape == (rows + missing,) else scores  # the caller says what is wrong
+        padded = rows + _WHOLE - rows % _WHOLE
+        scores = _run_in_parts(model, whole_rows(model, tensors, rows), padded)
+        return scores[:rows] if scores.shape == (padded,) else scores  # the caller says what is wrong
     if model.buckets is not None and rows:
         return _score_column(model.card, run_buckets(model.buckets, tensors, rows))
     size = model.part_rows or rows
@@ -110,6 +106,16 @@ def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> 
         for at in range(0, rows, size)
     ]
     return np.concatenate(parts)
+
+
+def whole_rows(model: Model, tensors: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
+    """The tensors with the last row repeated until the rows score the same in any batch."""
+    missing = -rows % _WHOLE if model.device == "cpu" else 0
+    if not missing:
+        return dict(tensors)
+    return {
+        name: np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for name, each in tensors.items()
+    }
 
 
 def _scores_at_once(model: Model, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
     batch = replace(batch, features=features, version=routed.version, ends=scored.ends)
     line.meter.scored(reason, len(batch), features.incomplete, features.degradation)
     decisions = _decide(line, batch, scored.scores)
-    told = _reasons(line, line.router.serving, batch, scored.scores, decisions)
+    told = explained(line, line.router.serving, batch, scored.scores, decisions)
     if isinstance(model, Composite):
         model.asked[:] = 0  # what reasons have asked for is no event
     return Ready(
@@ -59,7 +59,7 @@ def _decide(line: Line, batch: Batch, scores: NDArray[np.float32]) -> Decisions 
         return decide_batch(batch, scores, line.lanes.rows, line.decision)
 
 
-def _reasons(
+def explained(
     line: Line, serving: Serving, batch: Batch, scores: NDArray[np.float32], decisions: Decisions | None
 ) -> Reasons:
     """Why each alert of the batch, as the version sees it that gave the score."""

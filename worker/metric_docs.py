@@ -35,6 +35,7 @@ DETAILS = {
     "lanes": "Those that wait do so for Kafka or the store to say how to go on.",
     "recoveries": "The cause is the kind of error; see [delivery.md](delivery.md#when-something-fails).",
     "skipped": "Only with `source.when_skipped: skip_and_count`.",
+    "http_requests": "Paths are `score`, `infer` and `other`; see [http.md](http.md).",
     "model_serving": "Roles are `champion`, `canary` and `shadow`; see [rollout.md](rollout.md).",
     "model_asked": "It shows what a cascade saves; see [models.md](models.md#several-models-in-one-version).",
     "model_refused": "`penstock models list` says why.",

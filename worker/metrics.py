@@ -161,6 +161,8 @@ class Families:
             "challenger_error_share", "Share of the events that it has no score for.", "version"
         )
         self.guard_trips = counter("guard_trips", "Guards that a challenger broke.", "guard")
+        self.http_requests = counter("http_requests", "Requests over HTTP, by answer.", "path", "code")
+        self.http_seconds = histogram("http_seconds", "From a request to its answer.", _SECONDS, "path")
 
 
 _BOUND: WeakKeyDictionary[CollectorRegistry, Families] = WeakKeyDictionary()
@@ -383,3 +385,8 @@ class Meter:
     def bad_readings(self, field: str, kind: str, count: int) -> None:
         """Readings of a field were found bad."""
         self._families.quality.labels(self.pipeline, field, kind).inc(count)
+
+    def answered(self, path: str, code: int, seconds: float) -> None:
+        """A request over HTTP was answered."""
+        self._families.http_requests.labels(self.pipeline, path, str(code)).inc()
+        self._families.http_seconds.labels(self.pipeline, path).observe(seconds)

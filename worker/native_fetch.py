@@ -7,6 +7,7 @@ what reading costs. Here compiled code copies what librdkafka holds into columns
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -24,6 +25,7 @@ _SIGNATURES: Signatures = {
     "rd_kafka_queue_destroy": (None, [POINTER]),
     "rd_kafka_queue_get_partition": (POINTER, [POINTER, ctypes.c_char_p, ctypes.c_int32]),
     "rd_kafka_queue_forward": (None, [POINTER, POINTER]),
+    "rd_kafka_queue_yield": (None, [POINTER]),
     "rd_kafka_event_error": (ctypes.c_int, [POINTER]),
     "rd_kafka_event_error_string": (ctypes.c_char_p, [POINTER]),
     "rd_kafka_event_topic_partition": (POINTER, [POINTER]),
@@ -48,6 +50,7 @@ class NativeFetch:
         self._handle = handle_of(consumer)
         self._queue: int | None = self._lib.rd_kafka_queue_new(self._handle)
         self._led: set[int] = set()
+        self._closing = threading.Lock()  # who wakes may not meet a queue that is gone
         self._events, self._messages = np.zeros((2, 1), np.int64)
         none = self._events[:0]
         kernels.collect(self._queue, 0, self._calls, none, none)  # compiles
@@ -154,12 +157,24 @@ class NativeFetch:
         """See PlainFetch. The client itself no longer leads them here."""
         self._led.difference_update(partitions)
 
+    @property
+    def can_wake(self) -> bool:
+        """See PlainFetch. Where nothing is read, a poll waits for the group, on another queue."""
+        return bool(self._led)
+
+    def wake(self) -> None:
+        """See PlainFetch."""
+        with self._closing:
+            if self._queue is not None:
+                self._lib.rd_kafka_queue_yield(self._queue)
+
     def close(self) -> None:
         """See PlainFetch."""
-        queue, self._queue = self._queue, None
         self._led.clear()
-        if queue is not None:
-            self._lib.rd_kafka_queue_destroy(queue)
+        with self._closing:
+            queue, self._queue = self._queue, None
+            if queue is not None:
+                self._lib.rd_kafka_queue_destroy(queue)
 
     def __del__(self) -> None:
         self.close()

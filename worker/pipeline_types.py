@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from worker.access_types import Admin, PrivacyOptions, RegistryLogin
 from worker.feature_types import SECTION, Feature
 from worker.format_types import FORMAT, UNSAID, Format, Protobuf, Wire, default_wire
+from worker.http_types import HttpOptions
 from worker.key_types import (
     FEATURE_NAME,
     NAME,
@@ -336,6 +337,9 @@ class Pipeline:
         default=None, description="How good the scores were, as labels come in; without it nobody asks."
     )
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
+    http: HttpOptions | None = Field(
+        default=None, description="Scores for callers that wait for the answer; without it nobody listens."
+    )
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)
     secrets: frozenset[str] = Field(
         default=frozenset(), exclude=True, repr=False, description=f"{NOT_A_KEY}; what no log line may show."

@@ -16,6 +16,7 @@ from feature_cache.packing import CorruptRowError
 from feature_cache.rows import RowsFullError
 from feature_cache.store import FencedError, StoreUnavailableError
 from schemas.registry import RegistryError
+from worker.answers import Answers
 from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.commits import NotCommittedError
@@ -54,8 +55,10 @@ class Worker:
         line: Line,
         now_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        answers: Answers | None = None,
     ) -> None:
         self.line = line
+        self._answers = answers  # of requests over HTTP; None: nobody listens
         self._now_ms = now_ms
         self._wall_us = wall_us
         self._log = structlog.get_logger(pipeline=line.name)
@@ -80,6 +83,10 @@ class Worker:
         """Whether it is in the group, and reads every lane that it was given."""
         return self._is_member and self.line.owned.is_settled
 
+    def is_reading(self) -> bool:
+        """The same, to hand on."""
+        return self.is_ready
+
     def run(self, stop: threading.Event) -> None:
         """Score until asked to stop, then finish what was polled.
 
@@ -97,6 +104,8 @@ class Worker:
             with suppress(_StopAskedError):
                 while not stop.is_set():
                     self._turn_or_recover()
+            if self._answers is not None:
+                self._answers.drain(line, self._now_ms())
             self._finish()
         except (NotCommittedError, FencedError) as error:
             # At the end nothing is read again: whoever takes the lanes goes on from what is committed.
@@ -106,6 +115,8 @@ class Worker:
             self._is_broken = True  # whatever happens now, commit nothing
             raise
         finally:
+            if self._answers is not None:
+                self._answers.inbox.close("this worker is stopping")
             if line.rollout is not None:
                 line.rollout.close()
             line.sink.let_offsets_arrive()
@@ -158,12 +169,15 @@ class Worker:
         is_hurried = is_committing or (not line.owned.is_settled and not self.is_paused)
         at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()
+        if self._answers is not None:
+            at_most_ms = self._answers.poll_at_most_ms(line, asked_ms, at_most_ms)
         wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
         with self.line.meter.timed("poll"):
             records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(asked_ms))
         polled_ms = self.looped_at_ms = self._now_ms()
         if self._ending and not line.sink.is_committing():
             self._end_commit()
+        is_asked = self._answers is not None and self._answers.serve(line, polled_ms)
         if records is not None:
             with self.line.meter.timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
@@ -185,7 +199,7 @@ class Worker:
             line.batcher.done(asked_ms, polled_ms, self._now_ms())
         if self._held and (line.source.is_drained or not line.sink.holds_back()):
             self._publish_held()
-        if not line.batcher.is_waiting and self._is_commit_due(is_quiet=records is None):
+        if not line.batcher.is_waiting and self._is_commit_due(is_quiet=records is None and not is_asked):
             self._commit()
 
     def _enrich(self, events: Events) -> Features:

@@ -20,9 +20,11 @@ from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from schemas.tree import SchemaError
 from worker.admin import Change, Health, Switches, serve_admin
-from worker.assemble import assemble, store_opener
+from worker.assemble import store_opener
 from worker.config import ConfigError, Pipeline
 from worker.exits import Exit, StopWorker
+from worker.http_server import HttpServer
+from worker.http_service import open_workers
 from worker.logs import change_log_level
 from worker.run import Worker
 from worker.session import ModelError
@@ -80,12 +82,12 @@ def serve(pipelines: Sequence[Pipeline], *, only_truth: bool = False) -> Exit:
 def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: bool) -> Exit:
     log = structlog.get_logger()
     open_store = store_opener()
-    workers = [Worker(assemble(pipeline, open_store)) for pipeline in pipelines if not only_truth]
+    workers, servers = open_workers([] if only_truth else pipelines, open_store)
     truths = open_truths(pipelines, open_store, only_truth=only_truth)
     codes: list[Exit] = []
     calm_the_collector()
 
-    def run(part: Worker | TruthJoin) -> None:
+    def run(part: Worker | TruthJoin | HttpServer) -> None:
         try:
             part.run(stop)
             codes.append(Exit.OK)
@@ -133,7 +135,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
             ) from error
     if server is not None:
         log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
-    if len(workers) + len(truths) > 1:
+    if len(workers) + len(truths) + len(servers) > 1:
         # A pipeline that comes back from Kafka or the model waits this long for another to let it run.
         sys.setswitchinterval(_SWITCH_S)
     threads = [threading.Thread(target=run, args=(w,), name=w.line.name) for w in workers]
@@ -146,6 +148,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
         )
         thread.start()
     beside = [threading.Thread(target=run, args=(truth,), name=truth.name) for truth in truths]
+    beside += [threading.Thread(target=run, args=(server,), name=server.name) for server in servers]
     for thread in beside:
         thread.start()
     while not stop.is_set():

@@ -14,7 +14,8 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 from worker.again import first_again
 from worker.background import in_background
 from worker.exits import Exit, StopWorker
-from worker.native_fetch import fetch_of
+from worker.fetched import PlainFetch
+from worker.native_fetch import NativeFetch, fetch_of
 from worker.records import Records
 from worker.refusals import Refusals
 from worker.rights import unauthorized
@@ -343,6 +344,11 @@ class Source:
         if now_ms - self._complained_ms.get(error.code(), -_COMPLAIN_MS) >= _COMPLAIN_MS:
             self._complained_ms[error.code()] = now_ms
             self._log.warning("Kafka is in trouble, going on", error=error.name(), detail=error.str())
+
+    @property
+    def fetch(self) -> PlainFetch | NativeFetch:
+        """What polls at present; any thread may `wake` it."""
+        return self._fetch
 
     def close(self) -> None:
         """Leave the group; runs on_revoke for what is still assigned."""

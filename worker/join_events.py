@@ -1,0 +1,36 @@
+"""Events of several requests as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from worker.batch import Events
+from worker.records import joined_records
+
+
+def join_events(parts: Sequence[Events]) -> Events:
+    """All of them, in order; of no offsets, as they are no records."""
+    if len(parts) == 1:
+        return parts[0]
+    return Events(
+        table=pa.concat_batches([part.table for part in parts]),
+        records=joined_records([part.records for part in parts]),
+        event_us=np.concatenate([part.event_us for part in parts]),
+        next_offsets={},
+        complete_us={},
+    )
+
+
+def some_events(events: Events, rows: NDArray[np.int64]) -> Events:
+    """These of them, in order."""
+    return replace(
+        events,
+        table=events.table.take(pa.array(rows)),
+        records=events.records.take(rows),
+        event_us=events.event_us[rows],
+    )
