@@ -16,6 +16,7 @@ from pydantic import WithJsonSchema as Written
 from pydantic.dataclasses import dataclass
 
 from worker.access_types import Admin, PrivacyOptions, RegistryLogin
+from worker.console_types import ConsoleOptions
 from worker.feature_types import SECTION, Feature
 from worker.format_types import FORMAT, UNSAID, Format, Protobuf, Wire, default_wire
 from worker.key_types import (
@@ -336,6 +337,9 @@ class Pipeline:
         default=None, description="How good the scores were, as labels come in; without it nobody asks."
     )
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
+    console: ConsoleOptions = Field(
+        default_factory=ConsoleOptions, description="What the web page on the admin port knows."
+    )
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)
     secrets: frozenset[str] = Field(
         default=frozenset(), exclude=True, repr=False, description=f"{NOT_A_KEY}; what no log line may show."
