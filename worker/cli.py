@@ -17,6 +17,8 @@ from worker.backtest_commands import add_arguments as add_backtest_arguments
 from worker.capacity_commands import EXAMPLES as CAPACITY_EXAMPLES
 from worker.capacity_commands import add_arguments as add_capacity_arguments
 from worker.config import ConfigError, Pipeline, load_pipeline
+from worker.console_command import EXAMPLES as CONSOLE_EXAMPLES
+from worker.console_command import add_arguments as add_console_arguments
 from worker.dlq_commands import EXAMPLES as DLQ_EXAMPLES
 from worker.dlq_commands import add_commands as add_dlq_commands
 from worker.exits import Exit
@@ -124,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
 
     dead = command("dlq", "List, show and replay the dead letters of a pipeline.", DLQ_EXAMPLES)
     add_dlq_commands(dead)
+
+    console = command("console", "Serve the web page alone, of all workers that are heard.", CONSOLE_EXAMPLES)
+    add_console_arguments(console)
 
     profiles = command("profiles", "Load the rows of profile features into the store.", PROFILE_EXAMPLES)
     add_profile_commands(profiles)

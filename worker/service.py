@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from http.server import ThreadingHTTPServer
 from types import FrameType
 
 import structlog
@@ -22,6 +23,8 @@ from schemas.tree import SchemaError
 from worker.admin import Change, Health, Switches, serve_admin
 from worker.assemble import assemble, store_opener
 from worker.config import ConfigError, Pipeline
+from worker.console_http import Console
+from worker.console_models import change as change_routing
 from worker.exits import Exit, StopWorker
 from worker.logs import change_log_level
 from worker.run import Worker
@@ -115,16 +118,20 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
         return said
 
     admin = pipelines[0].admin
-    server = None
+    server, console = None, None
     if admin.port is not None:
         try:
             changes: dict[str, Change] = {
                 "/loglevel": change_log_level,
                 "/pause": partial(pause, workers, True),
                 "/resume": partial(pause, workers, False),
+                "/rollout": partial(change_routing, {p.name: p for p in pipelines}),
             }
             switches = Switches(token=str(admin.token or ""), changes=changes)
-            server = serve_admin(str(admin.host), admin.port, health, switches=switches)
+            console = Console(pipelines, workers)
+            server = serve_admin(
+                str(admin.host), admin.port, health, switches=switches, console=console.answer
+            )
         except OSError as error:
             raise StopWorker(
                 Exit.CONFIG,
@@ -153,12 +160,18 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
     deadline_s = time.monotonic() + _LEAVE_WITHIN_S
     for thread in (*threads, *beside):
         thread.join(max(0.0, deadline_s - time.monotonic()))
-    if server is not None:
-        server.shutdown()
+    _close(server, console)
     if any(thread.is_alive() for thread in (*threads, *beside)):
         log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
         os._exit(Exit.BUG)
     return max(codes, default=Exit.OK)
+
+
+def _close(server: ThreadingHTTPServer | None, console: Console | None) -> None:
+    if server is not None:
+        server.shutdown()
+    if console is not None:
+        console.close()
 
 
 def calm_the_collector() -> None:
