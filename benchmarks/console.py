@@ -101,7 +101,12 @@ def _alternate(worker: RunningWorker, browser: Browser, seconds: float) -> list[
         time.sleep(MEASURE_S)
         done, used_s = _events(worker) - events, worker.cpu_s() - cpu_s
         turns.append(
-            {"state": state, "events_per_s": round(done / MEASURE_S), "cpu_us": round(used_s / done * 1e6, 3)}
+            {
+                "state": state,
+                "events_per_s": round(done / MEASURE_S),
+                "cpu_ms_a_second": round(used_s / MEASURE_S * 1000, 1),
+                "cpu_us": round(used_s / done * 1e6, 3),
+            }
         )
         print(turns[-1], flush=True)
     return turns
@@ -159,7 +164,7 @@ def _send(kafka: str, topic: str, rate: int, stop: threading.Event) -> None:
                 try:
                     producer.produce(topic, value, key)
                     break
-                except BufferError:  # a machine that is too slow for the rate: the result says how fast it was
+                except BufferError:  # too slow for the rate: the result says how fast it was
                     producer.poll(0.1)
         producer.poll(0)
         sent += count

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import asdict, field
+from dataclasses import field
 from typing import Annotated
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -89,7 +88,7 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """As JSON."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return _ADAPTER.dump_json(self)  # json.dumps of asdict takes twenty times as long
 
 
 _ADAPTER = TypeAdapter(Snapshot)

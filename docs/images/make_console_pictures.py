@@ -71,7 +71,7 @@ def picture(
     time.sleep(2.0)
     path = HERE / f"console-{name or view}.png"
     browser.picture(path)
-    Image.open(path).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
