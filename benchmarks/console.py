@@ -27,6 +27,7 @@ from tests.services.browser import Browser, start_browser
 PARTITIONS = 6
 CUSTOMERS = 20_000
 SETTLE_S = 35.0  # the console goes on for 30 s after the last look
+IDLE_SETTLE_S = 10.0
 MEASURE_S = 20.0
 SAMPLE_S = 10.0
 VIEWS = ("overview", "alerts")
@@ -65,6 +66,7 @@ def measure(kafka: str, folder: Path, browser: Browser, rate: int, minutes: floa
     sending = threading.Thread(target=_send, args=(kafka, f"{prefix}transactions", rate, stop))
     try:
         worker.wait_until_ready()
+        idle = _idle(worker, browser)
         sending.start()
         time.sleep(SETTLE_S)  # the first windows fill, and a new broker compiles itself
         turns = _alternate(worker, browser, minutes * 30)
@@ -80,12 +82,26 @@ def measure(kafka: str, folder: Path, browser: Browser, rate: int, minutes: floa
     return {
         "rate": rate,
         "minutes": minutes,
+        "idle_cpu_ms_a_second": idle,
         "turns": turns,
         "cpu_us_an_event": {state: round(statistics.median(values), 3) for state, values in us.items()},
         "open_costs_percent": round(statistics.median(pairs), 2),
         "open_costs_percent_of_pairs": [round(pair, 2) for pair in pairs],
         "page": memory,
     }
+
+
+def _idle(worker: RunningWorker, browser: Browser) -> dict[str, float]:
+    """CPU of a worker that has nothing to do: what the page asks for does not depend on the events."""
+    found = {}
+    for state, url in (("closed", "about:blank"), ("open", f"{worker.address()}/")):
+        browser.open(url)
+        time.sleep(IDLE_SETTLE_S)
+        cpu_s = worker.cpu_s()
+        time.sleep(MEASURE_S)
+        found[state] = round((worker.cpu_s() - cpu_s) / MEASURE_S * 1000, 2)
+    print(found, flush=True)
+    return found
 
 
 def _alternate(worker: RunningWorker, browser: Browser, seconds: float) -> list[dict[str, Any]]:
