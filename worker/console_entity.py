@@ -13,16 +13,15 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from feature_cache.store import MemoryStore
-from schemas.codec import Codec
 from schemas.schema import Schema, load_schema
 from schemas.spans import spans_of
+from worker.codecs import input_codec, output_codec
 from worker.config import LookupFeature, Pipeline, ProfileFeature
 from worker.console_letters import hides, shown
 from worker.console_records import _config, alert_codec, alert_row, plain
 from worker.offline import Offline
 from worker.partitioners import partitions
 from worker.privacy import hashed, privacy_of
-from worker.registries import open_registry
 
 EVENTS_AT_MOST = 500
 LOOK_S = 3.0  # how long is looked
@@ -190,14 +189,7 @@ def _alert_key(pipeline: Pipeline, key: bytes) -> bytes:
 
 def _table(pipeline: Pipeline, schema: Schema, messages: Sequence[Any]) -> tuple[pa.RecordBatch, list[int]]:
     """The events that can be decoded, and their offsets."""
-    source = pipeline.source
-    codec = Codec(
-        schema,
-        source.wire,
-        writers=[load_schema(ref, pipeline.base) for ref in source.writer_schemas],
-        registry=open_registry(pipeline, source.registry),
-        max_bytes=source.max_record_bytes,
-    )
+    codec = input_codec(pipeline, schema)
     decoded = codec.decode([message.value() for message in messages])
     return decoded.table, [messages[row].offset() for row in decoded.rows.tolist()]
 
@@ -245,13 +237,16 @@ def _features(pipeline: Pipeline, table: pa.RecordBatch) -> tuple[dict[str, list
 
 
 def _scores(pipeline: Pipeline, messages: Sequence[Any]) -> list[dict[str, Any]]:
-    outputs = pipeline.outputs
-    codec = Codec(load_schema("score"), outputs.wire, registry=open_registry(pipeline, outputs.registry))
+    if not messages:
+        return []
+    codec = output_codec(pipeline, "score")
     rows = codec.decode([message.value() for message in messages]).table.to_pylist()
     return [plain(row) for row in rows if row["source_topic"] == pipeline.source.topic]
 
 
 def _alerts(pipeline: Pipeline, messages: Sequence[Any]) -> list[dict[str, Any]]:
+    if not messages:
+        return []
     codec = alert_codec(pipeline)
     rows = [alert_row(codec, message) for message in messages]
     return [row for row in rows if row is not None and row["source_topic"] == pipeline.source.topic]

@@ -11,6 +11,7 @@ from schemas.registry import RegistryError
 from schemas.schema import Schema, load_schema
 from schemas.tree import SchemaError
 from schemas.wire import PREFIX_BYTES
+from worker.codecs import input_codec
 from worker.config import Pipeline
 from worker.dlq import DeadLetter
 from worker.dlq_show import _writer
@@ -91,6 +92,8 @@ def _readable(data: bytes | None) -> str:
 
 def _decoded(value: bytes, pipeline: Pipeline) -> tuple[str, list[list[Any]], str, int]:
     """Name of the schema, fields with their places, why reading stopped, and where."""
+    if pipeline.source.format != "avro":
+        return _as_a_whole(value, pipeline)
     skip = PREFIX_BYTES[pipeline.source.wire]
     try:
         writer: Schema = _writer(value, pipeline)
@@ -109,6 +112,18 @@ def _decoded(value: bytes, pipeline: Pipeline) -> tuple[str, list[list[Any]], st
         "" if problem is None else f"{problem.reason}: {problem.detail}",
         spelled.stop + skip,
     )
+
+
+def _as_a_whole(value: bytes, pipeline: Pipeline) -> tuple[str, list[list[Any]], str, int]:
+    """The same of JSON and Protobuf, which have no places: all of a good record, or what is wrong with it."""
+    codec = input_codec(pipeline, load_schema(pipeline.source.schema_ref, pipeline.base))
+    decoded = codec.decode([value])
+    if decoded.rejects:
+        problem = decoded.rejects[0]
+        return codec.reader.name, [], f"{problem.reason}: {problem.detail}", 0
+    row = decoded.table.to_pylist()[0]
+    fields = [[name, 0, 0, _text(shown(name, found, pipeline))] for name, found in row.items()]
+    return codec.reader.name, fields[:_SHOWN_FIELDS], "", len(value)
 
 
 def _text(value: Any) -> str:

@@ -14,12 +14,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.codec import Codec
 from schemas.registry import RegistryError
-from schemas.schema import load_schema
 from schemas.tree import SchemaError
+from worker.codecs import output_codec
 from worker.config import Pipeline
 from worker.console_letters import letter_row
 from worker.dlq import client_config, dead_letter
-from worker.registries import open_registry
 
 KEPT = 1000  # of each kind
 _BACK = 1000  # records that are read from before, over all partitions of a topic
@@ -164,8 +163,7 @@ def alert_codec(pipeline: Pipeline) -> Codec:
     Raises:
         SchemaError, RegistryError: they cannot.
     """
-    outputs = pipeline.outputs
-    return Codec(load_schema("alert"), outputs.wire, registry=open_registry(pipeline, outputs.registry))
+    return output_codec(pipeline, "alert")
 
 
 def alert_row(codec: Codec, message: Any) -> Row | None:

@@ -126,7 +126,7 @@ export const letters = list({
       ["attempt", String(l.attempt)], ["lies at", [`partition ${l.partition}, offset ${l.offset}`, "mono"]], ["key", [l.key ?? "none", "mono"]],
       ...l.headers.filter(([name]) => !name.startsWith("penstock.")).map(([name, value]) => [`header ${name}`, [value, "mono"]])])),
     h("div", null, h("h2", null, "As far as it can be read ", h("small", null, l.writer ? `as ${l.writer}` : "")),
-      l.fields.length ? table(["#bytes", "field", "value"], l.fields.map(([name, from, to, value]) => [`#${to - 1 > from ? `${from}–${to - 1}` : from}`, [name, "mono"], [value, "mono"]])) : h("p", { cls: "soft" }, "No field can be read."),
+      l.fields.length ? table(["#bytes", "field", "value"], l.fields.map(([name, from, to, value]) => [`#${to === from ? "" : to - 1 > from ? `${from}–${to - 1}` : from}`, [name, "mono"], [value, "mono"]])) : h("p", { cls: "soft" }, "No field can be read."),
       h("p", { cls: l.problem ? "error" : "soft" }, l.problem ? `At byte ${l.stop}: ${l.problem}` : "The bytes are a good record: a check of its values refused it.")),
     h("div", { cls: "wide" }, h("h2", null, "Bytes ", h("small", null, l.size === null ? "no value" : `${count(l.size)} in all`)),
       l.hex === null ? h("p", { cls: "soft" }, "Not shown: fields of this record are personal, and the file hides them. penstock dlq show has them.") : hexdump(l))),
