@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,9 @@ _TOPICS = {
     "maintenance.alerts": 1,
     "maintenance.dead-letters": 1,
     "terminal-risk.dead-letters": 1,
+    "penstock.console": 1,
 }
+CONSOLE_PORT = 8080
 _READY_S = 180.0  # the first start compiles
 _STOP_S = 15.0
 _LAG = re.compile(r'^penstock_lag_records\{.*pipeline="([^"]+)".*\} (\S+)$', re.MULTILINE)
@@ -53,8 +56,8 @@ class DemoError(Exception):
 class DemoWorker:
     """The worker processes, and what can be seen of them from outside."""
 
-    def __init__(self, processes: "Sequence[_Process]") -> None:
-        self._processes = processes
+    def __init__(self, processes: "Sequence[_Process]", console: "_Process") -> None:
+        self._processes, self._console = processes, console
 
     def wait_until_ready(self, deadline_s: float) -> None:
         """Wait for every /readyz.
@@ -76,6 +79,10 @@ class DemoWorker:
             code = process.popen.poll()
             if code is not None:
                 raise DemoError(f"a worker ended with exit code {code}:\n{process.tail()}")
+
+    def console_address(self) -> str:
+        """Where the page is served; empty as long as it is not."""
+        return self._console.address()
 
     def lag_records(self) -> dict[str, int]:
         """Records not yet polled, by pipeline."""
@@ -102,11 +109,15 @@ class _Process:
         self._log = log
         self._admin = ""
 
+    def address(self) -> str:
+        """Where it can be asked, as its log says; empty as long as it does not."""
+        if not self._admin and (found := re.search(r'"address": ?"([^"]+)"', self._log.read_text())):
+            self._admin = found[1].rstrip("/")
+        return self._admin
+
     def get(self, path: str) -> str | None:
         """What its admin server answers with status 200; None when it does not."""
-        if not self._admin and (found := re.search(r'"address": ?"([^"]+)"', self._log.read_text())):
-            self._admin = found[1]
-        if not self._admin:
+        if not self.address():
             return None
         try:
             with urllib.request.urlopen(self._admin + path, timeout=2) as answer:
@@ -154,6 +165,7 @@ def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator
         "PENSTOCK_DELIVERY": "at_least_once",  # the embedded bus keeps no offsets of transactions
         "PENSTOCK_ADMIN_HOST": "127.0.0.1",
         "PENSTOCK_ADMIN_PORT": "0",
+        "PENSTOCK_CONSOLE_TOPIC": "penstock.console",
         "PENSTOCK_DEVICE": "cpu",
         # A laptop does more than this demo: batches of 15 ms cost less CPU than the smallest possible ones.
         "PENSTOCK_EAGER": "false",
@@ -165,16 +177,33 @@ def demo_worker(bootstrap: str, env: Mapping[str, str] = os.environ) -> Iterator
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, ExitStack() as stack:
         processes = []
         for number, files in enumerate(_WORKERS):
-            process = _start(files, Path(folder) / f"worker-{number}.log", {**env, **settings})
+            process = _start(["run"], files, Path(folder) / f"worker-{number}.log", {**env, **settings})
             stack.callback(process.stop)
             processes.append(process)
-        yield DemoWorker(processes)
+        shown = _start(
+            ["console", "--port", str(_free_port())],
+            [file for files in _WORKERS for file in files],
+            Path(folder) / "console.log",
+            {**env, **settings},
+        )
+        stack.callback(shown.stop)
+        yield DemoWorker(processes, shown)
 
 
-def _start(files: Sequence[str], log: Path, env: Mapping[str, str]) -> _Process:
+def _free_port() -> int:
+    """Of the console: the one that the docs name, or any."""
+    with socket.socket() as asked:
+        try:
+            asked.bind(("127.0.0.1", CONSOLE_PORT))
+        except OSError:
+            return 0
+    return CONSOLE_PORT
+
+
+def _start(command: Sequence[str], files: Sequence[str], log: Path, env: Mapping[str, str]) -> _Process:
     with log.open("wb") as sink:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", "run", *(str(_PIPELINES / file) for file in files)],
+            [sys.executable, "-m", "worker.cli", *command, *(str(_PIPELINES / file) for file in files)],
             env=env,
             stdin=subprocess.DEVNULL,
             stderr=sink,
@@ -199,6 +228,8 @@ def run_demo(*, seconds: float, fraud_rate: float, sensor_rate: float, is_plain:
         previous = {s: signal.signal(s, lambda *_: load.stop()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             cpu_before_s = worker.cpu_s()
+            if address := worker.console_address():
+                console.print(f"the console: {address.replace('127.0.0.1', 'localhost')}", highlight=False)
             load.start(seconds)
             _watch(load, worker, console, seconds, is_plain=is_plain)
             full = load.finish()

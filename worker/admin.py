@@ -55,8 +55,12 @@ def serve_admin(
     check: Check,
     registry: CollectorRegistry = REGISTRY,
     switches: Switches | None = None,
+    console: Callable[[Request], Answer | None] = lambda _: None,
 ) -> ThreadingHTTPServer:
     """Serve the pages until shutdown() is called; port 0 takes any free one.
+
+    Args:
+        console: answers what is the console's; None: it is not.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -66,6 +70,8 @@ def serve_admin(
     def answer(request: Request) -> Answer:
         if request.method == "POST":
             return _change(request, given)
+        if (shown := console(request)) is not None:
+            return shown
         health = check()
         if request.path == "/metrics":
             return Answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
@@ -73,16 +79,16 @@ def serve_admin(
             return _judged(health, all(h.is_alive for h in health))
         if request.path == "/readyz":
             return _judged(health, all(h.is_alive and h.is_ready for h in health))
-        if request.path in given.changes:
-            return Answer(405, b"expected POST\n", allow="POST")
-        return _not_here(given)
+        return _not_here(given, request.path)
 
     server = GuardedServer((host, port), answer)
     threading.Thread(target=server.serve_forever, args=(0.1,), name="admin", daemon=True).start()
     return server
 
 
-def _not_here(switches: Switches) -> Answer:
+def _not_here(switches: Switches, path: str = "") -> Answer:
+    if path in switches.changes:
+        return Answer(405, b"expected POST\n", allow="POST")
     changes = "".join(f" POST {path}" for path in switches.changes)
     return Answer(404, f"found here: {' '.join(PAGES)}{changes}\n".encode())
 

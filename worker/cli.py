@@ -29,6 +29,7 @@ _COMMANDS = (
     ("send", "Send events to a pipeline's input topic.", "worker.send_command"),
     ("tail", "Show what a pipeline publishes as it comes.", "worker.tail_command"),
     ("capacity", "What one worker can do here, and how many a traffic needs.", "worker.capacity_commands"),
+    ("console", "Serve the web page alone, of all workers that are heard.", "worker.console_command"),
     ("lag", "How long records have waited for the group of a pipeline.", "worker.lag_command"),
     ("dlq", "List, show and replay the dead letters of a pipeline.", "worker.dlq_commands"),
     ("profiles", "Load the rows of profile features into the store.", "worker.profile_commands"),

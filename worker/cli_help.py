@@ -11,6 +11,7 @@ from typing import Final
 WITHOUT_JSON: Final[Mapping[str, str]] = {
     "penstock run": "its log lines are JSON wherever stderr is no terminal",
     "penstock healthcheck": "prints the worker's answer, which is JSON",
+    "penstock console": "serves a page, and its data as JSON under /console/api",
     "penstock demo": "its last line is JSON wherever stdout is no terminal",
     "penstock completion": "prints a script for a shell",
     "penstock models interval": "prints YAML, to be appended to a model's card",

@@ -26,6 +26,7 @@ class Request:
     query: str
     authorization: str
     peer: str
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Answer:
     kind: str = "text/plain; charset=utf-8"
     allow: str = ""
     challenge: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class _Bounded(io.RawIOBase):
@@ -131,6 +133,7 @@ def _handler(answer: Callable[[Request], Answer]) -> type[BaseHTTPRequestHandler
                         query=query,
                         authorization=self.headers.get("Authorization", ""),
                         peer=str(self.client_address[0]),
+                        host=self.headers.get("Host", ""),
                     )
                 )
             )
@@ -167,6 +170,8 @@ def _handler(answer: Callable[[Request], Answer]) -> type[BaseHTTPRequestHandler
                 self.send_header("Allow", said.allow)
             if said.challenge:
                 self.send_header("WWW-Authenticate", said.challenge)
+            for name, value in said.headers:
+                self.send_header(name, value)
             self.end_headers()
             if getattr(self, "command", None) != "HEAD":
                 self.wfile.write(said.body)

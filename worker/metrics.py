@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from feature_cache.order import ORDERS
 from worker.comparison import GUARDS, Agreement
 from worker.degradation import STEPS
+from worker.latency_window import LatencyWindow
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -216,6 +217,7 @@ class Meter:
         # A rate over the first failure needs the zero before it.
         self._state_writes = {r: f.state_writes.labels(pipeline, r) for r in ("ok", "unavailable")}
         self._drift: list[tuple[Gauge, Gauge]] = []  # of each feature that is watched
+        self.latency: LatencyWindow | None = None  # what the console counts; None: nobody looks
 
     def timed(self, stage: str) -> _Stage:
         """What one batch does in here is that stage; one that fails is not counted."""
@@ -274,6 +276,8 @@ class Meter:
             if count:
                 bucket.inc(count)
         self._event_to_score._sum.inc(float(waits_s.sum()))
+        if self.latency is not None:
+            self.latency.add(waits_s)
 
     def alert(self, severity: str, lifecycle: str) -> None:
         """An alert was handed to the client."""

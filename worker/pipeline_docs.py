@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from worker import (
+    console_types,
     feature_types,
     format_types,
     model_types,
@@ -38,6 +39,7 @@ COMPUTED = frozenset(
 SECTIONS = {
     name: member
     for module in (
+        console_types,
         pipeline_types,
         feature_types,
         format_types,

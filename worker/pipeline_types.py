@@ -16,6 +16,7 @@ from pydantic import WithJsonSchema as Written
 from pydantic.dataclasses import dataclass
 
 from worker.access_types import Admin, PrivacyOptions, RegistryLogin
+from worker.console_types import ConsoleOptions
 from worker.feature_types import SECTION, Feature
 from worker.format_types import FORMAT, UNSAID, Format, Protobuf, Wire, default_wire
 from worker.http_types import HttpOptions
@@ -339,6 +340,9 @@ class Pipeline:
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
     http: HttpOptions | None = Field(
         default=None, description="Scores for callers that wait for the answer; without it nobody listens."
+    )
+    console: ConsoleOptions = Field(
+        default_factory=ConsoleOptions, description="What the web page on the admin port knows."
     )
     path: Path = Field(default=Path("pipeline.yaml"), exclude=True, description=NOT_A_KEY)
     secrets: frozenset[str] = Field(

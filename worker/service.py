@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from http.server import ThreadingHTTPServer
 from types import FrameType
 
 import structlog
@@ -22,6 +23,8 @@ from schemas.tree import SchemaError
 from worker.admin import Change, Health, Switches, serve_admin
 from worker.assemble import store_opener
 from worker.config import ConfigError, Pipeline
+from worker.console_http import Console
+from worker.console_models import change as change_routing
 from worker.exits import Exit, StopWorker
 from worker.http_server import HttpServer
 from worker.http_service import open_workers
@@ -96,43 +99,7 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
         finally:
             stop.set()  # a process that runs half of its pipelines would look healthy
 
-    signs = {worker.line.name: VitalSigns(worker.line.name) for worker in workers}
-
-    def health() -> list[Health]:
-        now_ms = time.monotonic() * 1000
-        said = []
-        for worker in workers:
-            router = worker.line.router
-            age_s = (now_ms - worker.looped_at_ms) / 1000
-            said.append(
-                Health(
-                    pipeline=worker.line.name,
-                    loop_age_s=age_s,
-                    is_ready=worker.is_ready,
-                    is_paused=worker.is_paused,
-                    device=router.device if router else "",
-                )
-            )
-            signs[worker.line.name].say(loop_age_s=age_s, clock_s=time.time(), device=said[-1].device)
-        return said
-
-    admin = pipelines[0].admin
-    server = None
-    if admin.port is not None:
-        try:
-            changes: dict[str, Change] = {
-                "/loglevel": change_log_level,
-                "/pause": partial(pause, workers, True),
-                "/resume": partial(pause, workers, False),
-            }
-            switches = Switches(token=str(admin.token or ""), changes=changes)
-            server = serve_admin(str(admin.host), admin.port, health, switches=switches)
-        except OSError as error:
-            raise StopWorker(
-                Exit.CONFIG,
-                f"cannot listen on {admin.host}:{admin.port} ({error.strerror}): set admin.port or "
-                f"PENSTOCK_ADMIN_PORT to another, 0 takes any free one",
-            ) from error
+    server, console = _open_admin(pipelines, workers)
     if server is not None:
         log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
     if len(workers) + len(truths) + len(servers) > 1:
@@ -156,12 +123,72 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
     deadline_s = time.monotonic() + _LEAVE_WITHIN_S
     for thread in (*threads, *beside):
         thread.join(max(0.0, deadline_s - time.monotonic()))
-    if server is not None:
-        server.shutdown()
+    _close(server, console)
     if any(thread.is_alive() for thread in (*threads, *beside)):
         log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
         os._exit(Exit.BUG)
     return max(codes, default=Exit.OK)
+
+
+def _open_admin(
+    pipelines: Sequence[Pipeline], workers: Sequence[Worker]
+) -> tuple[ThreadingHTTPServer | None, Console | None]:
+    """Serve metrics, health and the console, unless the file wants no port."""
+    admin = pipelines[0].admin
+    if admin.port is None:
+        return None, None
+    changes: dict[str, Change] = {
+        "/loglevel": change_log_level,
+        "/pause": partial(pause, workers, True),
+        "/resume": partial(pause, workers, False),
+        "/rollout": partial(change_routing, {p.name: p for p in pipelines}),
+    }
+    switches = Switches(token=str(admin.token or ""), changes=changes)
+    signs = {worker.line.name: VitalSigns(worker.line.name) for worker in workers}
+    console = Console(pipelines, workers)
+    try:
+        server = serve_admin(
+            str(admin.host),
+            admin.port,
+            partial(_health, workers, signs),
+            switches=switches,
+            console=console.answer,
+        )
+    except OSError as error:
+        console.close()
+        raise StopWorker(
+            Exit.CONFIG,
+            f"cannot listen on {admin.host}:{admin.port} ({error.strerror}): set admin.port or "
+            f"PENSTOCK_ADMIN_PORT to another, 0 takes any free one",
+        ) from error
+    return server, console
+
+
+def _health(workers: Sequence[Worker], signs: Mapping[str, VitalSigns]) -> list[Health]:
+    """How each pipeline is; noted in the metrics, too."""
+    now_ms = time.monotonic() * 1000
+    said = []
+    for worker in workers:
+        router = worker.line.router
+        age_s = (now_ms - worker.looped_at_ms) / 1000
+        said.append(
+            Health(
+                pipeline=worker.line.name,
+                loop_age_s=age_s,
+                is_ready=worker.is_ready,
+                is_paused=worker.is_paused,
+                device=router.device if router else "",
+            )
+        )
+        signs[worker.line.name].say(loop_age_s=age_s, clock_s=time.time(), device=said[-1].device)
+    return said
+
+
+def _close(server: ThreadingHTTPServer | None, console: Console | None) -> None:
+    if server is not None:
+        server.shutdown()
+    if console is not None:
+        console.close()
 
 
 def calm_the_collector() -> None:

@@ -109,7 +109,7 @@ def test_a_worker_loads_its_file_under_the_environment_of_its_container(name: st
 def test_every_topic_of_a_pipeline_is_created_and_inputs_outlast_the_longest_window(path: Path) -> None:
     text = path.read_text()
     outputs = re.findall(r"^  (?:scores|alerts|dead_letters): (\S+)$", text, re.MULTILINE)
-    source = re.findall(r"^  topic: (\S+)", text, re.MULTILINE)
+    source = re.findall(r"^  topic: ([^$\s]+)", text, re.MULTILINE)
     created = created_topics()
 
     assert len(source) == 1

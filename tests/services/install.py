@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.services.apicurio import registry_files, registry_folder
+from tests.services.browser import NAMES as BROWSERS
 from tests.services.kafka_jars import MIN_JAVA, jars, jars_folder, java_major
 from tests.services.processes import Unavailable
 
@@ -17,7 +18,7 @@ APT_TIMEOUT_S = 900
 
 
 def install() -> list[str]:
-    """Install Redis, Prometheus, a Java runtime, Maven, Kafka's jars and a registry, each only when absent.
+    """Install Redis, Prometheus, Chromium, Java, Maven, Kafka's jars and a registry, each only when absent.
 
     Also beside a Docker engine or given addresses: tests that kill a service start one of their own.
 
@@ -28,6 +29,8 @@ def install() -> list[str]:
     for program in ("redis-server", "prometheus", "prometheus-redis-exporter"):
         if shutil.which(program) is None:
             troubles += _apt_install(program)
+    if not any(map(shutil.which, BROWSERS)):
+        troubles += _apt_install("chromium")
     if java_major() < MIN_JAVA:
         troubles += _apt_install("default-jre-headless")
     if shutil.which("mvn") is None and not (jars_folder().is_dir() and registry_folder().is_dir()):
