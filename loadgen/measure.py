@@ -20,7 +20,8 @@ from loadgen.produce import Outbox, SendError
 from loadgen.report import report
 from loadgen.send import Feed, send_all
 from schemas.codec import Codec
-from schemas.schema import load_schema, parse_schema
+from schemas.form import Format
+from schemas.schema import Schema, load_schema, parse_schema
 
 _CHUNK_ROWS = 20_000
 _READ_WAIT_S = 0.02
@@ -41,7 +42,9 @@ class Order:
     scores: str | None = None  # topics
     alerts: str | None = None
     dead_letters: str | None = None
-    schema: str = ""  # of the values, Avro as JSON; framed as single objects
+    schema: str = ""  # of the values, Avro as JSON
+    format: Format = "avro"  # of the values; avro is framed as single objects, others not at all
+    output_format: Format = "avro"
     id_field: str = ""  # with the number, as text or as an integer
     drain_s: float = 10.0  # for outcomes that are missing at the end
     properties: Mapping[str, Any] = field(default_factory=dict)  # further librdkafka settings
@@ -153,11 +156,13 @@ def _prepared(table: pa.Table, order: Order) -> Iterator[Prepared]:
 
 
 def _collector(order: Order, outcomes: Outcomes) -> Collector:
-    events = Codec(parse_schema(order.schema), "single_object")
+    def codec(schema: Schema, format: Format) -> Codec:
+        return Codec(schema, "single_object" if format == "avro" else "raw", format=format)
+
     made: list[tuple[str | None, OutputKind, Codec, str]] = [
-        (order.scores, "scores", Codec(load_schema("score"), "single_object"), "event_id"),
-        (order.alerts, "alerts", Codec(load_schema("alert"), "single_object"), "event_id"),
-        (order.dead_letters, "dead_letters", events, order.id_field),
+        (order.scores, "scores", codec(load_schema("score"), order.output_format), "event_id"),
+        (order.alerts, "alerts", codec(load_schema("alert"), order.output_format), "event_id"),
+        (order.dead_letters, "dead_letters", codec(parse_schema(order.schema), order.format), order.id_field),
     ]
     outputs = {
         topic: Output(kind=kind, outcomes=outcomes, codec=codec, id_field=id_field)

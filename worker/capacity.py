@@ -247,6 +247,8 @@ class _Load:
             "alerts": loaded.outputs.alerts,
             "dead_letters": loaded.outputs.dead_letters,
             "schema": self._pool.schema.text,
+            "format": loaded.source.format,
+            "output_format": loaded.outputs.format,
             "id_field": self._pool.id_field,
             "drain_s": _DRAIN_S,
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worker.access_types import Admin
 from worker.config import LookupFeature, Pipeline, load_pipeline
-from worker.format_types import Format, Wire
+from worker.format_types import default_wire
 from worker.logs import configure_logs
 
 TOKEN_VARIABLE = "PENSTOCK_CAPACITY_TOKEN"
@@ -43,7 +43,7 @@ def apart(pipeline: Pipeline, prefix: str, token: str) -> Pipeline:
         source=replace(
             pipeline.source,
             topic=f"{prefix}events",
-            wire=_framed(pipeline.source.format),
+            wire=default_wire(pipeline.source.format),
             registry=None,
             writer_schemas=(),
             start="earliest",
@@ -54,7 +54,7 @@ def apart(pipeline: Pipeline, prefix: str, token: str) -> Pipeline:
             alerts=own(outputs.alerts, "alerts"),
             dead_letters=f"{prefix}dead-letters",
             watch=own(outputs.watch, "watch"),
-            wire=_framed(outputs.format),
+            wire=default_wire(outputs.format),
             registry=None,
         ),
         delivery=replace(pipeline.delivery, worker_id=None),
@@ -62,11 +62,6 @@ def apart(pipeline: Pipeline, prefix: str, token: str) -> Pipeline:
         truth=None,
         admin=Admin(host="127.0.0.1", port=0, token=token),
     )
-
-
-def _framed(form: Format) -> Wire:
-    """Records of this format with as much in front of them as a registry would put there, or less."""
-    return "single_object" if form == "avro" else "raw"
 
 
 def topics_of(pipeline: Pipeline) -> list[str]:

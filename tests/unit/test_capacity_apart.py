@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from schemas.schema import load_schema
 from schemas.spans import spans_of
 from worker.capacity_apart import PREFIX, apart, topics_of
 from worker.capacity_rig import row_names
+from worker.capacity_values import generated
+from worker.codecs import input_codec
 from worker.config import LookupFeature, Pipeline, load_pipeline
+from worker.format_types import Format
 from worker.plan import decision_policy, feature_plan
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +97,24 @@ def test_the_work_is_the_same(pipeline: Pipeline) -> None:
     assert feature_plan(loaded).layout == feature_plan(pipeline).layout
     assert decision_policy(loaded) == decision_policy(pipeline)
     assert loaded.kafka.properties == pipeline.kafka.properties
+
+
+@pytest.mark.parametrize("format", ["avro", "json", "protobuf"])
+def test_records_keep_their_format_without_the_framing_of_a_registry(format: Format, tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "logins" / "logins.yaml").read_text()
+    assert "\nsource:\n" in text
+    wanted = f"\nsource:\n  format: {format}\n  wire: confluent\n  registry: http://localhost:1\n"
+    lines = text.replace("\nsource:\n", wanted).splitlines()
+    own = [n for n, line in enumerate(lines) if line.lstrip().startswith("wire:") and "confluent" not in line]
+    path = tmp_path / "logins.yaml"
+    path.write_text("\n".join(line for n, line in enumerate(lines) if n not in own))
+    for name in ("login.avsc", "models"):
+        (tmp_path / name).symlink_to(ROOT / "examples" / "logins" / name)
+
+    loaded = apart(load_pipeline(path, {}), RUN, TOKEN)
+    schema = load_schema(loaded.source.schema_ref, loaded.base)
+    rows = generated(loaded, schema, 5).slice(0, 50)
+    codec = input_codec(loaded, schema)  # and no registry is asked
+
+    assert loaded.source.format == format
+    assert codec.decode(codec.encode(rows)).table.to_pylist() == rows.to_pylist()
