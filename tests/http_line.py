@@ -73,7 +73,7 @@ class Stream:
 
     def send(self, events: Sequence[Event]) -> dict[int, float | str]:
         """Let them be the next records; by place in the list its score, or the reason of its dead letter."""
-        read, refused = self.desk.events.read(events, NOW_US)
+        read, refused = self.desk.events.reader.read(events, NOW_US)
         said: dict[int, float | str] = {place: why.reason for place, why in refused.items()}
         records = read.records
         offsets = records.offset.copy()
@@ -106,7 +106,7 @@ class Stream:
         """What each request is told, all of them in one batch; an exception where there is no answer."""
         asks = []
         for request in requests:
-            read, refused = self.desk.events.read(request, NOW_US)
+            read, refused = self.desk.events.reader.read(request, NOW_US)
             ask = EventsAsk(events=read)
             self.desk.inbox.admit(ask)
             self.desk.reader.submit(ask)

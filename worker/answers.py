@@ -42,6 +42,8 @@ from worker.refuse import set_refused_apart
 
 POLL_UNWAKED_MS = 5.0  # where a request that comes cannot end a poll
 REST = 2.0  # times as long as a batch took, the stream has the loop before the next
+_LOOK_S = 0.001  # between two looks for requests, and for the end of what is waited for
+_WAITED_BESIDE_MS = 1000.0
 READS_AT_MOST = 4  # times that the store is asked for a row which is written meanwhile
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALERT = ("severity", "lifecycle", "reason", "reasons", "rules")
@@ -103,6 +105,15 @@ class Answers:
         took_ms = (self._clock_s() - began_s) * 1000
         self._rests_until_ms = now_ms + took_ms * (1 + REST)
         return True
+
+    def serve_while(self, line: Line, is_busy: Callable[[], bool], now_ms: Callable[[], float]) -> None:
+        """Answer while the loop has only to wait, for a commit; longer waits than most go on without."""
+        until_ms = now_ms() + _WAITED_BESIDE_MS
+        while is_busy() and now_ms() < until_ms:
+            if not self.inbox.is_waiting or now_ms() < self._rests_until_ms:
+                time.sleep(_LOOK_S)
+            else:
+                self.serve(line, now_ms())
 
     def drain(self, line: Line, now_ms: float) -> None:
         """Answer all that waits, then take nothing any more."""

@@ -17,6 +17,7 @@ from worker.json_events import EventReader
 from worker.line import Line
 from worker.lookups import Lookup
 from worker.profiles import Profile
+from worker.shared_reading import SharedReading
 from worker.source import partition_count
 
 
@@ -26,7 +27,7 @@ class Desk:
 
     options: HttpOptions
     line: Line  # of the loop
-    events: EventReader  # of the server
+    events: SharedReading  # of the server
     reader: AskReader  # its own
     answers: Answers  # of the loop
     inbox: Inbox  # anybody's
@@ -74,12 +75,14 @@ def open_desk(
     return Desk(
         options=options,
         line=line,
-        events=EventReader(
-            schema,
-            line.decode_plan,
-            source.topic,
-            source.partitioner,
-            partition_count(consumer, source.topic),
+        events=SharedReading(
+            EventReader(
+                schema,
+                line.decode_plan,
+                source.topic,
+                source.partitioner,
+                partition_count(consumer, source.topic),
+            )
         ),
         reader=reader,
         answers=Answers(inbox, reader.read_rows, max_rows=max_rows, may_guess=may_guess, wall_us=wall_us),

@@ -148,7 +148,7 @@ async def _score(desk: Desk, body: bytes, now_us: int) -> Said:
             raise NotPossibleError(
                 f"found {len(rows)} events, expected 1 to {desk.max_rows} (batching.max_rows)"
             )
-        events, refused = desk.events.read(rows, now_us)
+        events, refused = await desk.events.read(rows, now_us)
         told: dict[int, dict[str, Any] | Refusal] = dict(refused)
         if len(events):
             ask = EventsAsk(events=events)

@@ -71,7 +71,7 @@ class Worker:
         self._write_due_ms = 0.0
         self._heal_due_ms = 0.0
         self._healing: Future[None] | None = None
-        self._is_broken = False
+        self._is_broken = self._is_enriching = False
         self._trouble = Trouble()
         self._stop = threading.Event()
         self.looped_at_ms = now_ms()
@@ -182,7 +182,11 @@ class Worker:
             with self.line.meter.timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
             with self.line.meter.timed("features"):
-                features = self._enrich(events)
+                self._is_enriching = True  # rows are neither before these events nor after them
+                try:
+                    features = self._enrich(events)
+                finally:
+                    self._is_enriching = False
             batch, refused = set_refused_apart(Batch(events=events, features=features))
             # Only now: making room in memory commits, and these dead letters belong to the next commit.
             self._reject(rejected + refused, len(records))
@@ -299,6 +303,8 @@ class Worker:
         """Wait for the commit under way, before anything is written or given up."""
         if not self._ending:
             return
+        if self._answers is not None and not self._is_enriching:  # callers should not wait for it as well
+            self._answers.serve_while(self.line, self.line.sink.is_committing, self._now_ms)
         ending, self._ending = self._ending, {}
         with self.line.meter.timed("commit"):
             is_done = self.line.sink.end_commit()

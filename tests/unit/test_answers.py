@@ -136,7 +136,7 @@ def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
     stream.write()
     stream.line.lanes.rows.drop_lane(partition := partition_of(stream, 1))
     asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
-    read, _ = stream.desk.events.read(asked, NOW_US)
+    read, _ = stream.desk.events.reader.read(asked, NOW_US)
     ask = EventsAsk(events=read)
     stale = stream.store.read([(stream.line.lanes[partition].name, [b"C1"])])
     stream.send([transaction(11, 1, 10 * HOUR_MS, 700.0)])
@@ -155,7 +155,7 @@ def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
 
 
 def partition_of(stream: Stream, customer: int) -> int:
-    read, _ = stream.desk.events.read([transaction(0, customer, 0, 1.0)], NOW_US)
+    read, _ = stream.desk.events.reader.read([transaction(0, customer, 0, 1.0)], NOW_US)
     return int(read.records.partition[0])
 
 

@@ -127,7 +127,7 @@ def test_the_stream_has_the_loop_for_twice_as_long_as_a_batch_of_requests_took(t
 def test_a_worker_that_stops_answers_what_waits(tmp_path: Path) -> None:
     with open_stream(tmp_path) as stream:
         stream.take()
-        read, _ = stream.desk.events.read([transaction(1, 1, 0, 1.0)], 4 * 10**15)
+        read, _ = stream.desk.events.reader.read([transaction(1, 1, 0, 1.0)], 4 * 10**15)
         from worker.asks import EventsAsk
 
         asks = [EventsAsk(events=read) for _ in range(5)]

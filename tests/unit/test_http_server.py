@@ -283,7 +283,7 @@ def test_another_hosts_name_and_an_encoded_body_are_refused(served: Served) -> N
 
 def test_a_full_queue_is_503_and_says_when_to_come_again_and_then_goes_on(served: Served) -> None:
     inbox = served.stream.desk.inbox
-    read, _ = served.stream.desk.events.read([transaction(1, 1, 0, 1.0)], 4 * 10**15)
+    read, _ = served.stream.desk.events.reader.read([transaction(1, 1, 0, 1.0)], 4 * 10**15)
     waiting = [EventsAsk(events=read) for _ in range(4)]
     for ask in waiting:
         inbox.admit(ask)
