@@ -240,6 +240,8 @@ class Worker:
     def _score(self, batch: Batch, reason: str) -> None:
         """Score and decide one batch; publish it, unless a commit is under way and more is at hand."""
         line = self.line
+        if line.tracing is not None:
+            batch = line.tracing.taken(batch, reason)
         self._held.append(judge(line, batch, reason, self._now_ms()))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
@@ -251,6 +253,8 @@ class Worker:
         line = self.line
         held, self._held = self._held, []
         for made in held:
+            if line.tracing is not None:
+                line.tracing.publishing(made.batch)
             if made.scores is not None:
                 self._end_transaction()
                 publish(line, made, made.scores, self._wall_us())
