@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import re
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from tests.builders import pipeline
 from tests.services.otlp_receiver import Received, attributes, otlp_receiver
 from worker.config import ConfigError
+from worker.exits import Exit, StopWorker
 from worker.trace_batch import Done, Stage
 from worker.trace_context import Parent
 from worker.trace_export import SpanQueue, open_exporter, resource, spans_of
@@ -27,6 +29,7 @@ from worker.tracing_types import TracingOptions
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = "  amount: {kind: field, field: amount}"
 WITHIN_S = 30.0
+_IMPORT = re.compile(r"^\s*(from|import) opentelemetry", re.MULTILINE)
 
 
 def done(number: int = 1, *, stages: int = 2, error: str | None = None, links: int = 1) -> Done:
@@ -199,14 +202,10 @@ def test_spans_that_a_collector_refuses_or_that_find_none_are_counted_and_said_o
 
 
 def _exporter(received: Received) -> Any:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
     return OTLPSpanExporter(endpoint=f"{received.address}/v1/traces", timeout=WITHIN_S)
 
 
 def _wait(is_so: Any) -> None:
-    import time
-
     deadline_s = time.monotonic() + WITHIN_S
     while not is_so():
         assert time.monotonic() < deadline_s
@@ -282,34 +281,28 @@ def test_a_section_that_cannot_work_is_refused_where_it_stands(
     assert message in str(refused.value)
 
 
-_WITHOUT = """
-import json, sys
-class Missing:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "opentelemetry":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-from pathlib import Path
-from tests.builders import pipeline
-from worker.exits import StopWorker
-from worker import assemble, run
-from worker.traced_line import open_tracing
-folder, features = Path(sys.argv[1]), sys.argv[2]
-off = open_tracing(pipeline(folder, features))
-try:
-    open_tracing(pipeline(folder, features, rest="tracing: {}"))
-except StopWorker as error:
-    print(json.dumps([off, int(error.code), str(error)]))
-"""
+def test_without_the_packages_all_works_but_tracing_which_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "worker.trace_export")
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    asked = pipeline(tmp_path, FEATURES, rest="tracing: {}")
+
+    assert open_tracing(pipeline(tmp_path, FEATURES), CollectorRegistry()) is None
+    with pytest.raises(
+        StopWorker, match=r"p\.yaml: tracing: .*: pip install 'penstock\[tracing\]'$"
+    ) as refused:
+        open_tracing(asked, CollectorRegistry())
+
+    assert refused.value.code is Exit.CONFIG
 
 
-def test_without_the_packages_all_works_but_tracing_which_says_what_to_install(tmp_path: Path) -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", _WITHOUT, str(tmp_path), FEATURES],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+def test_what_needs_the_packages_is_imported_only_where_a_pipeline_is_traced() -> None:
+    importing = [path.name for path in (ROOT / "worker").glob("*.py") if _IMPORT.search(path.read_text())]
 
-    off, code, message = json.loads(said.stdout)
-    assert (off, code) == (None, 3)
-    assert message.endswith("pip install 'penstock[tracing]'")
-    assert "\n" not in message
+    assert importing == ["trace_export.py"]
+    assert not re.search(r"^from worker.trace_export import", _sources(), re.MULTILINE)
+
+
+def _sources() -> str:
+    return "\n".join(path.read_text() for path in (ROOT / "worker").glob("*.py"))

@@ -1,4 +1,4 @@
-"""A batch that is traced has one span, which ends with its commit and links to where its records came from."""
+"""A traced batch has one span, which ends with its commit and links to where its records came from."""
 
 from __future__ import annotations
 
@@ -246,13 +246,14 @@ def test_what_is_given_up_ends_as_an_error_and_what_comes_after_is_a_trace_of_it
 
 def test_batches_that_wait_for_their_commit_are_bounded() -> None:
     spans = Spans()
-    for number in range(1, MOST_UNDER_WAY + 11):
-        spans.tracing.publishing(spans.tracing.taken(of([sampled(number)]), "rows"))
+    one = of([sampled(1)])
+    made = [spans.tracing.taken(one, "rows") for _ in range(MOST_UNDER_WAY + 10)]
+    for each in made:
+        spans.tracing.publishing(each)
     spans.commit()
 
-    assert len(spans.done) == MOST_UNDER_WAY
-    assert spans.dropped == 10
-    assert spans.done[-1].links[0].span_id == MOST_UNDER_WAY + 10
+    assert spans.dropped == 10  # the oldest
+    assert [done.span_id for done in spans.done] == [each.trace.span_id for each in made[10:] if each.trace]
 
 
 def test_closing_ends_what_is_left() -> None:
