@@ -96,8 +96,8 @@ def _publish_alerts(
     assert line.alert_codec is not None
     encoded = line.alert_codec.encode_rows(alerts, trusted=True)
     keys = [alert["key"].encode() for alert in alerts]
-    alerting = rows[decisions.lifecycle[rows] != NONE]
-    line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys), _headers(batch, alerting))
+    headers = None if batch.trace is None else batch.trace.headers(rows[decisions.lifecycle[rows] != NONE])
+    line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys), headers)
     for alert in alerts:
         line.meter.alert(alert["severity"], alert["lifecycle"])
 

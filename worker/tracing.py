@@ -119,7 +119,8 @@ class Tracing:
             return
         self._judged.remove(trace)
         self._published.append(trace)
-        trace.attributes = {**trace.attributes, "penstock.model.version": _versions(batch.version)}
+        if versions := _versions(batch.version):
+            trace.attributes = {**trace.attributes, "penstock.model.version": versions}
 
     def commit_begun(self) -> None:
         """What is published is being committed."""
