@@ -71,6 +71,7 @@ def main() -> int:
         "rounds": arguments.rounds,
         "sampled": {share: _on_and_off(arguments, every) for share, every in SHARES.items()},
     }
+    write_result("tracing", result)
     if arguments.before is not None:
         result["off, against the commit before"] = _against(arguments)
     print(json.dumps(result, indent=2))
