@@ -13,7 +13,7 @@ from worker.line import Line
 from worker.plan import worker_name
 from worker.trace_context import warm
 from worker.trace_metrics import TraceMeter
-from worker.traced_parts import TracedMeter, TracedSink
+from worker.traced_parts import TracedSink, trace_stages
 from worker.tracing import Tracing
 
 
@@ -54,8 +54,6 @@ def traced(line: Line, tracing: Tracing | None) -> Line:
     """The same line, whose batches are traced."""
     if tracing is None:
         return line
-    parts: dict[str, Any] = {
-        "meter": TracedMeter(line.meter, tracing),
-        "sink": TracedSink(line.sink, tracing),
-    }
-    return replace(line, tracing=tracing, **parts)
+    trace_stages(line.meter, tracing)
+    sink: Any = TracedSink(line.sink, tracing)
+    return replace(line, tracing=tracing, sink=sink)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worker.batch import Rejected
-from worker.metrics import STAGES, Meter
+from worker.metrics import Meter
 from worker.sink import Sink
 from worker.tracing import Tracing
 
@@ -27,19 +27,10 @@ class _TracedStage:
             self._tracing.note(self._stage, self._begun_ns)
 
 
-class TracedMeter:
-    """A meter whose stages become spans."""
-
-    def __init__(self, meter: Meter, tracing: Tracing) -> None:
-        self._meter = meter
-        self._stages = {stage: _TracedStage(stage, meter.timed(stage), tracing) for stage in STAGES}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._meter, name)
-
-    def timed(self, stage: str) -> _TracedStage:
-        """See Meter."""
-        return self._stages[stage]
+def trace_stages(meter: Meter, tracing: Tracing) -> None:
+    """From now on the stages that a meter times become spans too."""
+    stages = {name: _TracedStage(name, stage, tracing) for name, stage in meter._stages.items()}
+    meter._stages = stages  # type: ignore[assignment]  # used like those that they hold
 
 
 class TracedSink:
