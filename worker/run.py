@@ -240,8 +240,7 @@ class Worker:
     def _score(self, batch: Batch, reason: str) -> None:
         """Score and decide one batch; publish it, unless a commit is under way and more is at hand."""
         line = self.line
-        if line.tracing is not None:
-            batch = line.tracing.taken(batch, reason)
+        batch = batch if line.tracing is None else line.tracing.taken(batch, reason)
         self._held.append(judge(line, batch, reason, self._now_ms()))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
@@ -252,9 +251,7 @@ class Worker:
         """Publish what is scored; its offsets then wait for the commit."""
         line = self.line
         held, self._held = self._held, []
-        for made in held:
-            if line.tracing is not None:
-                line.tracing.publishing(made.batch)
+        for made in held if line.tracing is None else line.tracing.each(held):
             if made.scores is not None:
                 self._end_transaction()
                 publish(line, made, made.scores, self._wall_us())

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from worker.batch import Batch, Rejected
 from worker.trace_batch import Done, Stage, Trace
 from worker.trace_context import parent_in, parents_of, taken_on
+
+if TYPE_CHECKING:
+    from worker.publish import Ready  # which needs a line, and that this
 
 MOST_UNDER_WAY = 1000  # batches that wait for their commit
 _OF_POLLS = ("decode", "features")  # stages of records that are in no batch yet
@@ -121,6 +124,12 @@ class Tracing:
         self._published.append(trace)
         if versions := _versions(batch.version):
             trace.attributes = {**trace.attributes, "penstock.model.version": versions}
+
+    def each(self, held: Iterable[Ready]) -> Iterator[Ready]:
+        """Judged batches one after the other, each while it is the one that is published."""
+        for made in held:
+            self.publishing(made.batch)
+            yield made
 
     def commit_begun(self) -> None:
         """What is published is being committed."""
