@@ -58,6 +58,7 @@ from worker.slo import Pace
 from worker.source import Source, consumer_config, partition_count
 from worker.succession import Estate
 from worker.timeouts import transaction_timeout_ms
+from worker.traced_line import open_tracing, traced
 from worker.versions import open_versions
 from worker.watch import Watcher
 
@@ -82,6 +83,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
     Raises:
         ConfigError, ModelError, SchemaError, StopWorker: what is wrong, in one line.
     """
+    tracing = open_tracing(pipeline, registry)
     plan = feature_plan(pipeline)
     schema = load_schema(pipeline.source.schema_ref, pipeline.base)
     codec = input_codec(pipeline, schema)
@@ -133,7 +135,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         privacy=privacy,
         estate=_estate(pipeline, consumer),
     )
-    return Line(
+    line = Line(
         name=pipeline.name,
         topic=pipeline.source.topic,
         source=source,
@@ -189,6 +191,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         commit_interval_ms=pipeline.delivery.commit_interval_ms,
         write_interval_ms=pipeline.state.write_interval_ms,
     )
+    return traced(line, tracing)
 
 
 def _estate(pipeline: Pipeline, consumer: dict[str, Any]) -> Estate:

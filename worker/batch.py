@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from worker.records import Record, Records, joined_records
+from worker.trace_batch import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Batch:
     features: Features
     version: Any = ""  # of the model that scored: text for all events, or (n,) pyarrow strings
     ends: Ends | None = None  # of the interval around each score; NaN where there is none
+    trace: Trace | None = None  # None: the batch is not traced
 
     def __len__(self) -> int:
         return len(self.events)

@@ -60,6 +60,7 @@ def apart(pipeline: Pipeline, prefix: str, token: str) -> Pipeline:
         delivery=replace(pipeline.delivery, worker_id=None),
         rollout=None,
         truth=None,
+        tracing=None,  # nobody wants to see a load that is made up
         admin=Admin(host="127.0.0.1", port=0, token=token),
     )
 

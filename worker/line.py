@@ -21,6 +21,7 @@ from worker.rollout import Rollout
 from worker.router import Router
 from worker.sink import Sink
 from worker.source import Source
+from worker.tracing import Tracing
 from worker.watch import Watcher
 
 
@@ -56,3 +57,4 @@ class Line:
     meter: Meter
     commit_interval_ms: float
     write_interval_ms: float
+    tracing: Tracing | None = None  # None: nothing is traced

@@ -44,6 +44,8 @@ DETAILS = {
     "quality": "Kinds are `RANGE`, `GAP`, `FLAT`, `STUCK` and `JUMP`; see [watch.md](watch.md).",
     "truth_records": "Results are `joined`, `waiting` for a score or a label, `repeated`, `expired` and "
     "`rejected`; see [truth.md](truth.md).",
+    "trace_spans": "Results are `exported`, `dropped` where there was no room, and `failed` where no "
+    "collector took them; only with `tracing`, see [tracing.md](tracing.md).",
     "truth_read_again": "Topics were then read again.",
     "truth_scored": "This and those below: on the member that publishes the figures.",
     "truth_average_precision": "Its bounds are in the topic of the figures.",

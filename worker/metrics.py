@@ -129,6 +129,7 @@ class Families:
             "truth_value_saved", "Value of the positives that reached a threshold.", *of_threshold
         )
         self.truth_value_missed = gauge("truth_value_missed", "Value of the other positives.", *of_threshold)
+        self.trace_spans = counter("trace_spans", "Spans by what became of them.", "result")
         self.loop_age = gauge("loop_age_seconds", "Time since the loop last went round.")
         self.clock = gauge("clock_seconds", "The worker's wall clock at the moment of the scrape.")
         self.device = gauge("device", "1 for what gives the scores at present.", "device")

@@ -40,6 +40,7 @@ from worker.key_types import (
 )
 from worker.model_types import Decision, ModelRef
 from worker.rollout_types import Rollout
+from worker.tracing_types import TracingOptions
 from worker.truth_types import TruthOptions
 from worker.watch_types import WatchOptions
 
@@ -336,6 +337,10 @@ class Pipeline:
     )
     truth: TruthOptions | None = Field(
         default=None, description="How good the scores were, as labels come in; without it nobody asks."
+    )
+    tracing: TracingOptions | None = Field(
+        default=None,
+        description="Spans of batches, to an OpenTelemetry collector; without it there are none.",
     )
     admin: Admin = Field(default_factory=Admin, description="Where metrics and health are served.")
     http: HttpOptions | None = Field(

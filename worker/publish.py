@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from schemas.spans import spans_of
+from schemas.spans import Spans, spans_of
 from worker.batch import Batch, Rejected, is_of
-from worker.decide import Decisions
+from worker.decide import NONE, Decisions
 from worker.encode import alert_rows, score_columns
 from worker.guard_alerts import guard_alert
 from worker.line import Line
@@ -53,7 +53,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
         columns = score_columns(batch, scores, rows, line.stamp, wall_us)
         encoded = line.score_codec.encode_columns(columns, len(rows))
     with line.meter.timed("send"):
-        line.sink.send(line.scores_topic, encoded, records.keys)
+        line.sink.send(line.scores_topic, encoded, records.keys, _headers(batch, rows))
         if made.decisions is not None:
             _publish_alerts(line, batch, scores, made.decisions, made.reasons, rows, wall_us)
         if made.shadow is not None:
@@ -72,7 +72,13 @@ def _publish_shadow(line: Line, batch: Batch, shadow: Shadow, wall_us: int) -> N
         replace(batch, version=shadow.version, ends=shadow.ends), shadow.scores, rows, line.stamp, wall_us
     )
     encoded = line.score_codec.encode_columns(columns, len(rows))
-    line.sink.send(line.shadow_topic, encoded, batch.events.records.keys.take(rows))
+    keys = batch.events.records.keys.take(rows)
+    line.sink.send(line.shadow_topic, encoded, keys, _headers(batch, rows))
+
+
+def _headers(batch: Batch, rows: NDArray[np.int64]) -> Spans | None:
+    """What takes the traces of these events on; None: they have none."""
+    return None if batch.trace is None else batch.trace.headers(rows)
 
 
 def _publish_alerts(
@@ -90,7 +96,8 @@ def _publish_alerts(
     assert line.alert_codec is not None
     encoded = line.alert_codec.encode_rows(alerts, trusted=True)
     keys = [alert["key"].encode() for alert in alerts]
-    line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys))
+    headers = None if batch.trace is None else batch.trace.headers(rows[decisions.lifecycle[rows] != NONE])
+    line.sink.send(line.alerts_topic, spans_of(encoded), spans_of(keys), headers)
     for alert in alerts:
         line.meter.alert(alert["severity"], alert["lifecycle"])
 

@@ -240,6 +240,7 @@ class Worker:
     def _score(self, batch: Batch, reason: str) -> None:
         """Score and decide one batch; publish it, unless a commit is under way and more is at hand."""
         line = self.line
+        batch = batch if line.tracing is None else line.tracing.taken(batch, reason)
         self._held.append(judge(line, batch, reason, self._now_ms()))
         # Where the next batch is at hand, it is scored before anybody waits for a commit.
         may_wait = not line.source.is_drained and len(self._held) < HELD_AT_MOST
@@ -250,7 +251,7 @@ class Worker:
         """Publish what is scored; its offsets then wait for the commit."""
         line = self.line
         held, self._held = self._held, []
-        for made in held:
+        for made in held if line.tracing is None else line.tracing.each(held):
             if made.scores is not None:
                 self._end_transaction()
                 publish(line, made, made.scores, self._wall_us())

@@ -108,13 +108,13 @@ class Sink:
         missing = unauthorized(error.args[0], transactional_id=name)
         return StopWorker(Exit.KAFKA, missing or f"transactions of {name!r} cannot start: {why}")
 
-    def send(self, topic: str, values: Spans, keys: Spans) -> None:
-        """Hand records to the client, in order; they count only after commit().
+    def send(self, topic: str, values: Spans, keys: Spans, headers: Spans | None = None) -> None:
+        """Hand records, with packed headers, to the client, in order; they count only after commit().
 
         Raises:
             NotCommittedError: the client refuses; see there.
         """
-        self._send(Sent(topic, values, keys, None))
+        self._send(Sent(topic, values, keys, headers))
 
     def _send(self, records: Sent) -> None:
         try:
