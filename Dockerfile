@@ -14,7 +14,7 @@ COPY worker worker
 COPY loadgen loadgen
 COPY pipelines pipelines
 COPY models models
-RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 '.[http]'
+RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 '.[http,tracing]'
 
 FROM build AS build-cuda
 RUN --mount=type=cache,target=/root/.cache/pip /opt/penstock/bin/pip install --retries 10 --timeout 180 '.[cuda,http]'

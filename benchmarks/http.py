@@ -85,11 +85,11 @@ def beside(
         sender.start()
         _wait_until_warm(worker, rate * WARM_S)
         if requests_per_s:
-            asyncio.run(_ask(_port(worker), requests_per_s, WARM_S / 4))
+            asyncio.run(_ask(http_port(worker), requests_per_s, WARM_S / 4))
         before, cpu_s, stolen_s, began_s = worker.metrics(), worker.cpu_s(), _stolen_s(), time.monotonic()
         found: dict[str, Any] = {}
         if requests_per_s:
-            found["http"] = asyncio.run(_ask(_port(worker), requests_per_s, seconds))
+            found["http"] = asyncio.run(_ask(http_port(worker), requests_per_s, seconds))
         time.sleep(max(0.0, began_s + seconds - time.monotonic()))
         took_s = time.monotonic() - began_s
         found |= _stream(before, worker.metrics(), took_s)
@@ -115,7 +115,8 @@ def _scored(page: str) -> float:
     return sum(map(float, re.findall(r"event_to_score_seconds_count{[^}]*} (\S+)", page)))
 
 
-def _port(worker: RunningWorker) -> int:
+def http_port(worker: RunningWorker) -> int:
+    """Where its scores over HTTP are; of the first pipeline that has them."""
     at = re.search(r'"at": ?"http://[^"]*:(\d+)"', worker.log.read_text())
     assert at is not None
     return int(at[1])

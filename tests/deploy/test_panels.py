@@ -11,16 +11,18 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.http import http_port
 from benchmarks.workers import REPOSITORY, create_topics, pipeline_file, running, topics_of
 from tests.conftest import or_missing
 from tests.deploy.dashboards import every_panel
@@ -71,6 +73,8 @@ def _files(folder: Path, prefix: str) -> list[Path]:
         document["batching"]["latency_slo"] = "50ms"
         document["decision"]["severities"] = {"warning": 0.01, "critical": 0.5}
         document["decision"]["cooldown"] = "1s"
+        document["http"] = {"port": 0}
+        document["tracing"] = {"endpoint": "http://127.0.0.1:9", "sample_ratio": 1}  # nobody listens: failed
         document["outputs"]["watch"] = f"{prefix}watch"
         document["watch"] = {"drift": {"window_events": 1_000}}
         document["truth"] = {
@@ -121,6 +125,7 @@ def prometheus(
         scraped = {"penstock": [address], "redis": [exporter.address]}
         server = stack.enter_context(_given("Prometheus", start_prometheus, scraped, [RULES]))
         stack.callback(_end, _load(kafka_bootstrap, prefix))
+        stack.enter_context(_asked_over_http(http_port(worker)))
         _penstock("models", "promote", str(files[0]), "1", "--shadow", env=env)
         yield server
 
@@ -141,6 +146,33 @@ def _load(kafka: str, prefix: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+@contextmanager
+def _asked_over_http(port: int) -> Iterator[None]:
+    """Requests, some each second, whatever is answered."""
+    is_over = threading.Event()
+    event = {
+        "transaction_id": "asked",
+        "event_time": "2026-01-01T00:00:00Z",
+        "customer_id": "C1",
+        "terminal_id": "T1",
+        "amount": 5,
+    }
+
+    def ask() -> None:
+        while not is_over.wait(0.2):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/score", json.dumps(event).encode(), method="POST"
+            )
+            with suppress(OSError), urllib.request.urlopen(request, timeout=10) as answer:
+                answer.read()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    yield
+    is_over.set()
+    asking.join(20)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

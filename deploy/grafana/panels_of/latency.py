@@ -104,5 +104,31 @@ LATENCY = Dashboard(
                 ),
             ),
         ),
+        (
+            "Scores over HTTP, and traces",
+            (
+                panel(
+                    "Requests",
+                    "reqps",
+                    "By answer: 503 is a full queue, 504 an answer that came too late. Only with http.",
+                    (
+                        rate("http_requests_total", by="pipeline, path, code"),
+                        "{{pipeline}} {{path}} {{code}}",
+                    ),
+                ),
+                panel(
+                    "Request to answer",
+                    "s",
+                    "p99 of all that were answered. Only with http.",
+                    (quantile(0.99, "http_seconds", by="pipeline, path"), "{{pipeline}} {{path}}"),
+                ),
+                panel(
+                    "Spans",
+                    "ops",
+                    "Exported, dropped for lack of room, or failed at the collector. Only with tracing.",
+                    (rate("trace_spans_total", by="pipeline, result"), "{{pipeline}} {{result}}"),
+                ),
+            ),
+        ),
     ),
 )
