@@ -44,6 +44,12 @@ _TOPICS = {
     "penstock.console": 1,
 }
 CONSOLE_PORT = 8080
+_BESIDE_US = """
+from worker.processes import leave_with_parent
+leave_with_parent()
+from worker.cli import entry
+entry()
+"""
 _READY_S = 180.0  # the first start compiles
 _STOP_S = 15.0
 _LAG = re.compile(r'^penstock_lag_records\{.*pipeline="([^"]+)".*\} (\S+)$', re.MULTILINE)
@@ -203,9 +209,9 @@ def _free_port() -> int:
 def _start(command: Sequence[str], files: Sequence[str], log: Path, env: Mapping[str, str]) -> _Process:
     with log.open("wb") as sink:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", *command, *(str(_PIPELINES / file) for file in files)],
+            [sys.executable, "-c", _BESIDE_US, *command, *(str(_PIPELINES / file) for file in files)],
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closes when we are gone, however that came about
             stderr=sink,
             stdout=sink,
             start_new_session=True,  # Ctrl-C is ours to pass on, after the traffic has stopped

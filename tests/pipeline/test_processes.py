@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -98,3 +100,37 @@ def test_a_killed_process_takes_the_others_with_it(
     assert code == 128 + signal.SIGKILL
     assert '"process ended, stopping the others"' in worker.log.read_text()
     assert all(map(is_gone, running))
+
+
+def test_nothing_is_left_of_a_demo_that_was_killed() -> None:
+    command = [sys.executable, "-c", "from worker.cli import entry; entry()", "demo", "--seconds", "300"]
+    demo = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline_s = time.monotonic() + WITHIN_S
+        while len(beside := children(demo.pid)) < 3:  # two workers, and the console
+            assert time.monotonic() < deadline_s
+            assert demo.poll() is None
+            time.sleep(0.1)
+    finally:
+        demo.kill()
+        demo.wait(WITHIN_S)
+    deadline_s = time.monotonic() + WITHIN_S
+    while not all(is_gone(pid) or state(pid) == "Z" for pid in beside):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    """Of a process and all of its threads."""
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in listed for child in each.read_text().split()]
+
+
+def state(pid: int) -> str:
+    """The letter that proc(5) gives; X where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"

@@ -33,7 +33,8 @@ def kafka_address() -> AbstractContextManager[str]:
         KAFKA_VARIABLE,
         lambda address: kafka_broker.is_answering(address, timeout_s=10.0),
         docker_engine.kafka_container,
-        kafka_broker.start_broker,
+        # Nobody restarts this one: however long the machine stands still, it is there afterwards.
+        lambda: kafka_broker.start_broker({"broker.session.timeout.ms": "60000"}),
     )
 
 
