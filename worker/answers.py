@@ -41,6 +41,7 @@ from worker.records import index_keys
 from worker.refuse import set_refused_apart
 
 POLL_UNWAKED_MS = 5.0  # where a request that comes cannot end a poll
+GATHER_MS = 4.0  # from one batch to the next at least: a batch costs more than the requests in it
 REST = 2.0  # times as long as a batch took, the stream has the loop before the next
 _LOOK_S = 0.001  # between two looks for requests, and for the end of what is waited for
 _WAITED_BESIDE_MS = 1000.0
@@ -103,7 +104,7 @@ class Answers:
         began_s = self._clock_s()
         self._serve(line, self.inbox.take(self._max_rows), now_ms)
         took_ms = (self._clock_s() - began_s) * 1000
-        self._rests_until_ms = now_ms + took_ms * (1 + REST)
+        self._rests_until_ms = now_ms + max(took_ms * (1 + REST), GATHER_MS)
         return True
 
     def serve_while(self, line: Line, is_busy: Callable[[], bool], now_ms: Callable[[], float]) -> None:

@@ -14,6 +14,7 @@ from worker.join_events import some_events
 from worker.json_events import EventReader, Refusal
 
 Read = tuple[Events, dict[int, Refusal]]
+GATHER_S = 0.003  # from one reading to the next at least; the first after a pause does not wait
 _AT_MOST = 256  # rows read in one go: others have their turn
 
 
@@ -22,18 +23,20 @@ class SharedReading:
 
     def __init__(self, reader: EventReader) -> None:
         self.reader = reader
+        self._not_before_s = 0.0
         self._waiting: list[tuple[Sequence[Any], asyncio.Future[Read]]] = []
 
     async def read(self, rows: Sequence[Any], now_us: int) -> Read:
         """See EventReader.read."""
         loop = asyncio.get_running_loop()
-        if not self._waiting:  # after all requests that have arrived by now have come as far as this
-            loop.call_soon(self._read_all, now_us)
+        if not self._waiting:  # after all requests that have arrived by then have come as far as this
+            loop.call_later(max(0.0, self._not_before_s - loop.time()), self._read_all, now_us, loop)
         future: asyncio.Future[Read] = loop.create_future()
         self._waiting.append((rows, future))
         return await future
 
-    def _read_all(self, now_us: int) -> None:
+    def _read_all(self, now_us: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._not_before_s = loop.time() + GATHER_S
         waiting, self._waiting = self._waiting, []
         while waiting:
             count, size = 1, len(waiting[0][0])
