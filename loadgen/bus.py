@@ -56,8 +56,9 @@ def embedded_bus(topics: Mapping[str, int], *, start_timeout_s: float = 20.0) ->
 
 def _bootstrap_line(process: subprocess.Popen[str], timeout_s: float) -> str:
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], timeout_s)
-    line = process.stdout.readline().strip() if ready else ""
+    ready = select.poll()  # unlike select() it takes descriptors of 1024 and more
+    ready.register(process.stdout, select.POLLIN)
+    line = process.stdout.readline().strip() if ready.poll(timeout_s * 1000) else ""
     if not line:
         raise RuntimeError(f"the embedded bus did not come up within {timeout_s:.0f} s")
     return line

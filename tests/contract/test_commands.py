@@ -259,5 +259,6 @@ def test_a_live_view_ends_in_good_order(place: Place) -> None:
 def _line_within(process: Any, wait_s: float) -> str:
     import select
 
-    ready, _, _ = select.select([process.stdout], [], [], wait_s)
-    return str(process.stdout.readline()) if ready else ""
+    ready = select.poll()  # unlike select() it takes descriptors of 1024 and more
+    ready.register(process.stdout, select.POLLIN)
+    return str(process.stdout.readline()) if ready.poll(wait_s * 1000) else ""

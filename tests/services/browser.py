@@ -157,8 +157,10 @@ class Browser:
 
     def _read(self, give_up_s: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._from], [], [], max(0.0, give_up_s - time.monotonic()))
-            data = os.read(self._from, 1 << 20) if ready else b""
+            ready = select.poll()  # unlike select() it takes descriptors of 1024 and more
+            ready.register(self._from, select.POLLIN)
+            is_ready = ready.poll(max(0.0, give_up_s - time.monotonic()) * 1000)
+            data = os.read(self._from, 1 << 20) if is_ready else b""
             if not data:
                 raise BrowserError("the browser does not answer")
             self._buffer += data
