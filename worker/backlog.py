@@ -13,6 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaExcep
 from worker.background import in_background
 from worker.config import Pipeline
 from worker.exits import Exit, StopWorker
+from worker.group_offsets import committed_marks
 from worker.read_back import outsider
 from worker.refusals import Refusals
 from worker.rights import unauthorized
@@ -20,13 +21,6 @@ from worker.scout import offsets_at
 from worker.source import consumer_config
 
 ANSWER_S = 5.0  # of each request; five in a row stay below the 30 s after which a loop counts as stuck
-_AGAIN_S = 0.1
-# A coordinator that moves, or begins; librdkafka does not ask again by itself.
-_SOON = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
 _LEAST_S = 0.001  # a record that waits is never zero seconds old, whatever the clocks say
 # One record a partition is enough: a broker gives whole batches, and the client must not fetch ahead.
 _FRUGAL = {"fetch.message.max.bytes": 1024, "queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
@@ -98,7 +92,8 @@ class Backlog:
         if found.error is not None:
             raise KafkaException(found.error)
         partitions = sorted(found.partitions)
-        committed = _committed(plain, topic, partitions)
+        marks = committed_marks(plain, topic, partitions, ANSWER_S)
+        committed = {mark.partition: mark.offset if mark.offset >= 0 else None for mark in marks}
         low = dict(
             zip(partitions, offsets_at(reader, topic, partitions, OFFSET_BEGINNING, ANSWER_S), strict=True)
         )
@@ -159,28 +154,6 @@ def recall(before: Known | None, start: int, end: int) -> Known | int:
         return start if start < end else Known(start=start, offset=start, at_ms=None)
     is_there = before.at_ms is not None or before.offset == end
     return before if is_there else before.offset
-
-
-def _committed(client: Any, topic: str, partitions: list[int]) -> dict[int, int | None]:
-    """Next offset of the group for each partition; None where it never committed.
-
-    Raises:
-        KafkaException: no answer in time, or an error of any partition.
-    """
-    asked = [TopicPartition(topic, partition) for partition in partitions]
-    give_up_s = time.monotonic() + ANSWER_S
-    while True:
-        try:
-            found = client.committed(asked, timeout=ANSWER_S)
-            break
-        except KafkaException as error:
-            if error.args[0].code() not in _SOON or time.monotonic() > give_up_s:
-                raise
-        time.sleep(_AGAIN_S)
-    for tp in found:
-        if tp.error is not None:
-            raise KafkaException(tp.error)
-    return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
 
 
 def _first_records(reader: Any, topic: str, wanted: Mapping[int, int]) -> dict[int, tuple[int, int | None]]:

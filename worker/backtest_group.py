@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
@@ -22,21 +21,17 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from worker.backtest import Ran
 from worker.backtest_parts import part
 from worker.config import ConfigError, Pipeline
+from worker.group_offsets import committed_marks
 from worker.replay_arguments import Progress
 from worker.replay_log import reader_config
 from worker.source import partition_count
 
 RAN_FILE = "ran.json"
-_MOVING = {  # the client says of none of these that it may be tried again
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
 _ANSWER_S = 10.0
 _LOOK_S = 0.5  # between two looks at who is done, while others are at work
 
@@ -106,10 +101,8 @@ class Member:
         self._consumer.close()
 
     def _unfinished(self) -> set[int]:
-        marks = self._marks()
+        marks = committed_marks(self._consumer, self._topic, self._partitions, _ANSWER_S)
         for mark in marks:
-            if mark.error is not None:
-                raise KafkaException(mark.error)
             if mark.offset >= 0 and mark.metadata != self._what:
                 raise ConfigError(
                     f"--group {self._arguments.group}: found a backtest with other arguments, expected the "
@@ -117,19 +110,6 @@ class Member:
                     f"asked for: give dates); or choose another name"
                 )
         return {mark.partition for mark in marks if mark.offset < 0}
-
-    def _marks(self) -> list[TopicPartition]:
-        """What the group has committed; a coordinator that is only just chosen is asked again."""
-        wanted = [TopicPartition(self._topic, partition) for partition in self._partitions]
-        give_up_s = time.monotonic() + _ANSWER_S
-        while True:
-            try:
-                marks: list[TopicPartition] = self._consumer.committed(wanted, timeout=_ANSWER_S)
-                return marks
-            except KafkaException as error:
-                if error.args[0].code() not in _MOVING or time.monotonic() > give_up_s:
-                    raise
-            time.sleep(_LOOK_S)
 
     def _replay(self, partition: int) -> None:
         folder = self._out / folder_name(partition)
