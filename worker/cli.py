@@ -91,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    # Supervisors may ask twice: while the interpreter ends, that must not turn a good end into a killed one.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -207,10 +210,7 @@ def _serve(pipelines: list[Pipeline], index: int | None, *, only_truth: bool) ->
 
         pipelines = [member(pipeline, index) for pipeline in pipelines]
         leave_with_parent()
-    code = serve(pipelines, only_truth=only_truth)
-    # Supervisors may ask twice: while the interpreter ends, that must not turn a good end into a killed one.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return code
+    return serve(pipelines, only_truth=only_truth)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

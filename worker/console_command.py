@@ -18,6 +18,8 @@ from worker.console_models import change
 from worker.exits import Exit
 from worker.logs import configure_logs
 
+_LOOK_EVERY_S = 0.5
+
 EXAMPLES = """examples:
   penstock console pipelines/fraud.yaml pipelines/maintenance.yaml
   penstock console pipelines/fraud.yaml --port 9000
@@ -64,7 +66,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"cannot listen on {host}:{port} ({error.strerror}): use --port", file=sys.stderr)
         return Exit.CONFIG
     log.info("console", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}/")
-    stop.wait()
+    while not stop.wait(_LOOK_EVERY_S):  # without end, it could miss a signal that comes as it begins
+        pass
     server.shutdown()
     console.close()
     return Exit.OK

@@ -58,7 +58,13 @@ def run_processes(commands: Sequence[Sequence[str]]) -> int:
 
 
 def leave_with_parent() -> None:
-    """Ask ourselves to stop, as SIGTERM would, when whoever holds the other end of standard input is gone."""
+    """Ask ourselves to stop, as SIGTERM would, when whoever holds the other end of standard input is gone.
+
+    To be called before anything else: a parent that ignores SIGTERM has children that begin so, too, and they
+    would miss it until they have a handler of their own.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1024):

@@ -99,6 +99,17 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(
     until(lambda: all(map(is_gone, children(tmp_path))))
 
 
+def test_a_process_leaves_with_a_parent_that_ignored_sigterm() -> None:
+    works = "from worker.processes import leave_with_parent; leave_with_parent(); import time; time.sleep(999)"
+    ignores = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    parent = f"{ignores}; import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {works!r}], "
+    parent += "stdin=subprocess.PIPE, stdout=subprocess.DEVNULL).pid, flush=True); import os; os._exit(0)"
+
+    child = int(subprocess.check_output([sys.executable, "-c", parent], timeout=WITHIN_S))
+
+    until(lambda: is_gone(child))
+
+
 def test_the_code_of_the_process_that_ended_is_the_code_of_all(tmp_path: Path) -> None:
     works = [sys.executable, "-c", WORKS, str(tmp_path / "0")]
     fails = [sys.executable, "-c", f"raise SystemExit({int(Exit.MODEL)})"]
