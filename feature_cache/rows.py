@@ -100,6 +100,8 @@ class HotRows:
         self._drop(clean[oldest])
 
     def _drop(self, slots: NDArray[np.int64]) -> None:
+        if not len(slots):
+            return
         free = self.capacity - len(self)
         self._index.remove(slots)
         self._free[free : free + len(slots)] = slots

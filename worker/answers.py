@@ -10,6 +10,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -62,6 +63,7 @@ class Answers:
         max_rows: int,
         may_guess: bool,
         wall_us: Callable[[], int],
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock_s: Callable[[], float] = time.thread_time,
     ) -> None:
         """Begin.
@@ -71,6 +73,7 @@ class Answers:
             read: has the store asked for what an ask wants, beside the loop; then it waits again.
             max_rows: of one batch.
             may_guess: `state.when_away` is score_without.
+            together: a block whose answers are told at its end.
         """
         self.inbox = inbox
         self._read = read
@@ -78,6 +81,7 @@ class Answers:
         self._may_guess = may_guess
         self._wall_us = wall_us
         self._clock_s = clock_s
+        self._together = together
         self._rests_until_ms = 0.0
         self._silent = Meter("http", CollectorRegistry())  # the stream's figures are of the stream
         self._log = structlog.get_logger()
@@ -123,6 +127,10 @@ class Answers:
         self.inbox.close("this worker is stopping")
 
     def _serve(self, line: Line, asks: Sequence[Ask], now_ms: float) -> None:
+        with self._together():
+            self._answer(line, asks, now_ms)
+
+    def _answer(self, line: Line, asks: Sequence[Ask], now_ms: float) -> None:
         for ask in asks:
             if isinstance(ask, TensorsAsk):
                 self._guarded(partial(self._infer, line, ask), [ask])

@@ -19,6 +19,7 @@ from worker.lookups import Lookup
 from worker.profiles import Profile
 from worker.shared_reading import SharedReading
 from worker.source import partition_count
+from worker.told_together import ToldTogether
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -31,6 +32,7 @@ class Desk:
     reader: AskReader  # its own
     answers: Answers  # of the loop
     inbox: Inbox  # anybody's
+    told: ToldTogether  # of the server, told by the others
     max_rows: int  # of one request
 
 
@@ -71,7 +73,7 @@ def open_desk(
     inbox = Inbox(options.queue, wake)
     reader = AskReader(inbox, (*lookups, *profiles), store, pipeline.kafka.group, source.topic)
     reader.start()
-    max_rows = pipeline.batching.max_rows
+    max_rows, told = pipeline.batching.max_rows, ToldTogether()
     return Desk(
         options=options,
         line=line,
@@ -85,7 +87,15 @@ def open_desk(
             )
         ),
         reader=reader,
-        answers=Answers(inbox, reader.read_rows, max_rows=max_rows, may_guess=may_guess, wall_us=wall_us),
+        answers=Answers(
+            inbox,
+            reader.read_rows,
+            max_rows=max_rows,
+            may_guess=may_guess,
+            wall_us=wall_us,
+            together=told.gathered,
+        ),
         inbox=inbox,
+        told=told,
         max_rows=max_rows,
     )

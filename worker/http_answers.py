@@ -179,7 +179,8 @@ async def _ask(desk: Desk, ask: Ask, put: Callable[[Any], None], future: Future[
     desk.inbox.admit(ask)
     put(ask)
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(future), desk.options.timeout_ms / 1000)
+        async with asyncio.timeout(desk.options.timeout_ms / 1000):
+            return await desk.told.wait(future)
     except TimeoutError as error:
         said = f"no answer within {desk.options.timeout_ms} ms (http.timeout)"
         raise NotPossibleError(said, 504) from error

@@ -193,7 +193,8 @@ class HttpServer:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         try:
-            return bytes(await asyncio.wait_for(request.read(), REQUEST_S))
+            async with asyncio.timeout(REQUEST_S):
+                return bytes(await request.read())
         except web.HTTPRequestEntityTooLarge:
             return None
 

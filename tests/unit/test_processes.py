@@ -100,7 +100,9 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(
 
 
 def test_a_process_leaves_with_a_parent_that_ignored_sigterm() -> None:
-    works = "from worker.processes import leave_with_parent; leave_with_parent(); import time; time.sleep(999)"
+    works = (
+        "from worker.processes import leave_with_parent; leave_with_parent(); import time; time.sleep(999)"
+    )
     ignores = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     parent = f"{ignores}; import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {works!r}], "
     parent += "stdin=subprocess.PIPE, stdout=subprocess.DEVNULL).pid, flush=True); import os; os._exit(0)"
