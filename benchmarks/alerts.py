@@ -1,9 +1,10 @@
-"""A fault of each kind of the chaos suite, watched in Prometheus: which alert fired after how long.
+"""A fault of each kind of the chaos suite, watched in Prometheus and on the console: who says what, and when.
 
 Two workers, three brokers and a Redis run under load; a real Prometheus asks them each second. The rules are
 the shipped ones in a shorter time: every duration in them, and every limit that is an age, is divided by a
 factor, so that a quarter of an hour is enough. What does not shrink is the second between two looks, and what
-the parts need themselves, such as the session timeout of the group (6 s here, 15 s by default).
+the parts need themselves, such as the session timeout of the group (6 s here, 15 s by default). The console
+is a page in a real browser; its limits are the shipped ones.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from typing import Any
 
 import yaml
 
+from benchmarks.alert_console import Page, kind_of, open_page
 from benchmarks.alert_faults import HELD
 from benchmarks.machine import write_result
-from tests.chaos.arena import Arena, Services, arena, services
+from tests.chaos.arena import BROKERS, Arena, Services, arena, services
 from tests.chaos.rounds import TRICKLE_PER_S, start_workers
+from tests.chaos.world import Variation, create
 from tests.services.prometheus_server import start_prometheus, start_redis_exporter
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ROOT / "deploy" / "rules" / "penstock.yml"
 WORKERS = ("w1", "w2")
+CONSOLE_TOPIC = "alerts.console"
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LEAST_RANGE_S = 4  # a rate needs two looks, and one may be late
 DURATION = re.compile(r"(?<![\w.])(\d+)([smhd])(?!\w)")
@@ -80,6 +84,7 @@ class Watched:
     firing_s: dict[str, float] = field(default_factory=dict)
     severities: dict[str, str] = field(default_factory=dict)
     before: list[str] = field(default_factory=list)  # that were still there from the fault before
+    said_s: dict[str, float] = field(default_factory=dict)  # by sentence of the console
     held_s: float = 0.0
     quiet_after_s: float | None = None  # of its end
 
@@ -102,6 +107,9 @@ class Watched:
             "alerts": alerts,
             "only_pending": sorted(self.pending_s.keys() - self.firing_s.keys()),
             "still_from_before": self.before,
+            "console": [
+                {"sentence": sentence, "after_s": round(at_s, 1)} for sentence, at_s in self.said_s.items()
+            ],
             "quiet_after_s": None if self.quiet_after_s is None else round(self.quiet_after_s, 1),
         }
 
@@ -116,9 +124,10 @@ def alerts(address: str) -> dict[str, tuple[str, str]]:
     return states
 
 
-def watch(made: Arena, prometheus: str, kind: str, hold_s: float, usual: set[str]) -> Watched:
+def watch(made: Arena, prometheus: str, page: Page, kind: str, hold_s: float, usual: set[str]) -> Watched:
     """Hold one fault until an alert has fired, or for so long; then wait for no more than the usual ones."""
     seen = Watched(kind=kind, before=sorted(alerts(prometheus).keys() - usual))
+    known = set(map(kind_of, page.findings()))
     begun_s = time.monotonic()
     first_s: float | None = None
     with HELD[kind].begin(made):
@@ -132,6 +141,10 @@ def watch(made: Arena, prometheus: str, kind: str, hold_s: float, usual: set[str
                 if state == "firing":
                     seen.firing_s.setdefault(name, at_s)
                     first_s = first_s or at_s
+            for sentence in page.findings():
+                if kind_of(sentence) not in known:
+                    known.add(kind_of(sentence))
+                    seen.said_s[sentence] = time.monotonic() - begun_s
             if at_s > hold_s or (first_s is not None and at_s > first_s + MORE_S):
                 break
             time.sleep(LOOK_EVERY_S)
@@ -153,13 +166,16 @@ def run(running: Services, kinds: list[str], arguments: argparse.Namespace, say:
         rules = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rules.yml"
         rules.write_text(scaled(RULES.read_text(), arguments.factor))
         exporter = stack.enter_context(start_redis_exporter(running.redis.address))
-        made = stack.enter_context(arena(running, "alerts", mode="exactly_once", seed=1))
+        variation = Variation(console_topic=CONSOLE_TOPIC)
+        made = stack.enter_context(arena(running, "alerts", mode="exactly_once", seed=1, variation=variation))
+        create(running.cluster.bootstrap, {CONSOLE_TOPIC: 1}, BROKERS)
         targets = [f"127.0.0.1:{running.admin[name]}" for name in WORKERS]
         scraped = {"penstock": targets, "redis": [exporter.address]}
         prometheus = stack.enter_context(start_prometheus(scraped, [rules])).address
         made.feed.start(TRICKLE_PER_S)
         start_workers(made, set(WORKERS))
         made.feed.start(arguments.rate)
+        page = stack.enter_context(open_page(made, running.folder / "alerts" / "chaos.yaml"))
         say(f"workers score; {WARM_S:g} s before the first fault")
         time.sleep(WARM_S)
         usual = set(alerts(prometheus))
@@ -168,10 +184,12 @@ def run(running: Services, kinds: list[str], arguments: argparse.Namespace, say:
             if time.monotonic() > until_s:
                 break
             running.cluster.make_whole()
-            seen = watch(made, prometheus, kind, arguments.hold, usual).as_json()
+            seen = watch(made, prometheus, page, kind, arguments.hold, usual).as_json()
             found.append(seen)
             fired = ", ".join(f"{a['alert']} {a['fired_after_s']:g} s" for a in seen["alerts"])
             say(f"{kind:<14} held {seen['held_s']:g} s: {fired or 'nothing'}  {seen['still_from_before']}")
+            for said in seen["console"]:
+                say(f"{'':<14} {said['after_s']:g} s: {said['sentence']}")
         made.feed.stop()
     return {
         "factor": arguments.factor,

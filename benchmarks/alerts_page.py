@@ -29,8 +29,8 @@ def _measured() -> str:
         "*began* is what was true, and not for long enough; *from before* what was still there from an "
         "earlier fault, and is not counted:",
         "",
-        "| fault | what was done | fired after | began | from before |",
-        "| --- | --- | --- | --- | --- |",
+        "| fault | what was done | fired after | the console said, after | began | from before |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for fault in shorter["faults"]:
         name = fault["kind"] if fault["is_of_chaos"] else f"{fault['kind']} (not of the suite)"
@@ -39,6 +39,7 @@ def _measured() -> str:
             name,
             fault["what"],
             fired,
+            _said(fault),
             _short(fault["only_pending"]),
             _short(fault["still_from_before"]),
         )
@@ -60,6 +61,12 @@ def _result(name: str) -> dict[str, Any]:
 
 def _fired(fault: dict[str, Any]) -> str:
     return ", ".join(f"{_short([a['alert']])} {a['fired_after_s']:.1f} s" for a in fault["alerts"])
+
+
+def _said(fault: dict[str, Any]) -> str:
+    return (
+        "<br>".join(f"{each['sentence']} ({each['after_s']:.1f} s)" for each in fault["console"]) or "nothing"
+    )
 
 
 def _short(alerts: list[str]) -> str:

@@ -147,6 +147,7 @@ class Variation:
     write_interval: str = "1s"
     max_rows: int = 1024
     hot_rows: int = HOT_ROWS
+    console_topic: str | None = None  # where workers say how they are
 
     @property
     def sections(self) -> dict[str, dict[str, Any]]:
@@ -160,6 +161,7 @@ class Variation:
             "delivery": {"commit_interval": self.commit_interval},
             "state": {"write_interval": self.write_interval, "hot_rows": self.hot_rows},
             "batching": {"max_rows": self.max_rows},
+            "console": {"topic": self.console_topic},
         }
 
 
