@@ -27,6 +27,7 @@ from worker.features import enrich
 from worker.judge import judge
 from worker.line import Line
 from worker.refuse import set_refused_apart
+from worker.shared_reading import parts_of
 
 PARTITIONS = 3
 START_MS = 1_760_000_000_000  # 2025-10-09
@@ -105,8 +106,8 @@ class Stream:
     def ask(self, *requests: Sequence[Event]) -> list[list[Any]]:
         """What each request is told, all of them in one batch; an exception where there is no answer."""
         asks = []
-        for request in requests:
-            read, refused = self.desk.events.reader.read(request, NOW_US)
+        together = parts_of(self.desk.events.reader, requests, NOW_US)
+        for request, (read, refused) in zip(requests, together, strict=True):
             ask = EventsAsk(events=read)
             self.desk.inbox.admit(ask)
             self.desk.reader.submit(ask)

@@ -63,8 +63,8 @@ class Records:
         """Bytes of all values."""
         return int(np.maximum(self.values.sizes, 0).sum())
 
-    def take(self, rows: NDArray[np.int64]) -> Records:
-        """Some of them, on the same buffer."""
+    def take(self, rows: Any) -> Records:
+        """Some of them, on the same buffer; rows is whatever indexes an array."""
         return Records(
             topic=self.topic,
             values=self.values.take(rows),

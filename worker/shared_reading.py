@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from worker.batch import Events
-from worker.join_events import some_events
+from worker.join_events import part_of
 from worker.json_events import EventReader, Refusal
 
 Read = tuple[Events, dict[int, Refusal]]
@@ -65,13 +66,13 @@ def parts_of(reader: EventReader, requests: Sequence[Sequence[Any]], now_us: int
     events, refused = reader.read([row for rows in requests for row in rows], now_us)
     if len(requests) == 1:
         return [(events, refused)]
-    place = events.records.offset
-    ends = np.cumsum([len(rows) for rows in requests])
+    edges = list(accumulate(map(len, requests), initial=0))
+    events_before = np.searchsorted(events.records.offset, edges).tolist()  # rows refused are no events
     found = []
-    for begin, end in zip(ends - [len(rows) for rows in requests], ends, strict=True):
-        part = some_events(events, np.flatnonzero((place >= begin) & (place < end)))
+    for (begin, end), (first, last) in zip(pairwise(edges), pairwise(events_before), strict=True):
+        part = part_of(events, first, last)
         records = replace(part.records, offset=part.records.offset - begin)
-        why = {row - int(begin): said for row, said in refused.items() if begin <= row < end}
+        why = {row - begin: said for row, said in refused.items() if begin <= row < end}
         found.append((replace(part, records=records), why))
     return found
 
