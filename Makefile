@@ -70,9 +70,9 @@ demo: $(STAMP) ## score two simulated streams live, for SECONDS=60
 	@$(VENV)/bin/penstock demo --seconds $(SECONDS)
 
 test: $(STAMP) services ## run the whole test suite against a real Kafka and a real Redis
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(PYTEST)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile -m "not alone" --durations 40 --durations-min 5 $(PYTEST)
 	# In a process of its own: what the others leave running is enough to bring two cores to a standstill.
-	$(PYTHON) -m pytest -m alone $(PYTEST) || [ $$? = 5 ]  # 5: none of what was asked for is such a test
+	$(PYTHON) -m pytest -m alone --durations 15 $(PYTEST) || [ $$? = 5 ]  # 5: none of what was asked for is such a test
 
 chaos: $(STAMP) services ## inject faults for MINUTES=30, SEED=1, FAULTS=kill,flush, and judge every outcome
 	@$(PYTHON) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --faults "$(FAULTS)" --vary --measure --result chaos $(CHAOS)
