@@ -42,7 +42,7 @@ from worker.records import index_keys
 from worker.refuse import set_refused_apart
 
 POLL_UNWAKED_MS = 5.0  # where a request that comes cannot end a poll
-GATHER_MS = 4.0  # from one batch to the next at least: a batch costs more than the requests in it
+GATHER_MS = 2.0  # from one batch to the next at least: a batch costs more than the requests in it
 REST = 2.0  # times as long as a batch took, the stream has the loop before the next
 _LOOK_S = 0.001  # between two looks for requests, and for the end of what is waited for
 _WAITED_BESIDE_MS = 1000.0
