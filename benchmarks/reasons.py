@@ -29,7 +29,7 @@ from schemas.schema import load_schema
 from tests.builders import features
 from tests.parity.shap_trees import Floats, hessian_cover, shap_ensemble, shapley_by_sums, top_agreement
 from training.fraud_data import data_folder, kept_test_week, load_features, training_week
-from worker import publish
+from worker import judge
 from worker.batch import Batch
 from worker.config import load_pipeline
 from worker.contributions import contributions
@@ -151,7 +151,7 @@ def _cost(arguments: argparse.Namespace, plan: FeaturePlan) -> dict[str, Any]:
 @contextmanager
 def _timed(taken: list[tuple[int, int, int]]) -> Iterator[None]:
     """Note events, alerts and CPU nanoseconds of every batch whose alerts are explained."""
-    explain: Any = vars(publish)["reasons"]
+    explain: Any = vars(judge)["reasons"]
 
     def timed(plan: ReasonPlan, batch: Batch, *of_it: Any) -> Reasons:
         began_ns = time.thread_time_ns()
@@ -159,11 +159,11 @@ def _timed(taken: list[tuple[int, int, int]]) -> Iterator[None]:
         taken.append((len(batch), len(told), time.thread_time_ns() - began_ns))
         return told
 
-    vars(publish)["reasons"] = timed
+    vars(judge)["reasons"] = timed
     try:
         yield
     finally:
-        vars(publish)["reasons"] = explain
+        vars(judge)["reasons"] = explain
 
 
 def _features(events: int) -> Floats:
