@@ -86,11 +86,15 @@ class Answers:
         self._silent = Meter("http", CollectorRegistry())  # the stream's figures are of the stream
         self._log = structlog.get_logger()
 
-    def poll_at_most_ms(self, line: Line, now_ms: float, at_most_ms: float) -> float:
-        """How long a poll may wait: until what waits here may be answered, else until a request ends it."""
+    def poll_at_most_ms(self, line: Line, now_ms: float, *wanted_ms: float) -> list[float]:
+        """How long a poll may wait, and gather: until what waits here may be answered, else as it wants.
+
+        A request that comes meanwhile ends a poll.
+        """
+        at_most_ms = math.inf if line.source.fetch.can_wake else POLL_UNWAKED_MS
         if self.inbox.is_waiting:
-            return min(at_most_ms, max(0.0, math.ceil(self._rests_until_ms - now_ms)))
-        return at_most_ms if line.source.fetch.can_wake else min(at_most_ms, POLL_UNWAKED_MS)
+            at_most_ms = max(0.0, math.ceil(self._rests_until_ms - now_ms))
+        return [min(each, at_most_ms) for each in wanted_ms]
 
     def serve(self, line: Line, now_ms: float) -> bool:
         """Answer what waits, at most a batch of it, unless the stream has the turn.

@@ -167,13 +167,13 @@ class Worker:
             line.router.turn()
         is_committing = bool(self._ending or self._pending)
         is_hurried = is_committing or (not line.owned.is_settled and not self.is_paused)
-        at_most_ms = POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS
         asked_ms = self._now_ms()
+        wait_ms = line.batcher.wait_ms(asked_ms, POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS)
+        gather_ms = line.batcher.gather_ms(asked_ms)
         if self._answers is not None:
-            at_most_ms = self._answers.poll_at_most_ms(line, asked_ms, at_most_ms)
-        wait_ms = line.batcher.wait_ms(asked_ms, at_most_ms)
+            wait_ms, gather_ms = self._answers.poll_at_most_ms(line, asked_ms, wait_ms, gather_ms)
         with self.line.meter.timed("poll"):
-            records = line.source.poll(line.batcher.room, wait_ms, line.batcher.gather_ms(asked_ms))
+            records = line.source.poll(line.batcher.room, wait_ms, gather_ms)
         polled_ms = self.looped_at_ms = self._now_ms()
         if self._ending and not line.sink.is_committing():
             self._end_commit()
