@@ -11,6 +11,7 @@ from worker.degradation import STEPS, WHOLE
 
 _LAG_WARN_S, _LAG_BAD_S = 10.0, 60.0
 _DEAD_WARN, _DEAD_BAD = 0.01, 0.2
+_CLOCKS_APART_S = 30.0  # what they say is at most some seconds old
 _LEFT_FOR_S = 60.0  # so long it is told that a worker has left
 _STANDS_ON = {
     "STALE_LOOKUP": "the pipeline that is looked up is behind",
@@ -89,6 +90,14 @@ def _workers(name: str, live: Sequence[Snapshot], gone: Sequence[Gone]) -> Itera
                 f"partitions have just moved.",
                 do="If it stays so, Kafka or the store does not answer: penstock doctor FILE.",
             )
+    behind = min(live, key=lambda s: s.at_ms, default=None)
+    ahead = max(live, key=lambda s: s.at_ms, default=None)
+    if behind and ahead and (apart_s := (ahead.at_ms - behind.at_ms) / 1000) >= _CLOCKS_APART_S:
+        yield Finding(
+            level="warn",
+            text=f"The clock of worker {ahead.worker} is {_for(apart_s)} ahead of that of {behind.worker}.",
+            do="Have both set by NTP: latencies, and the times in scores and alerts, are by these clocks.",
+        )
 
 
 def _reading(live: Sequence[Snapshot], lag: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
@@ -120,7 +129,8 @@ def _reading(live: Sequence[Snapshot], lag: Mapping[str, Mapping[str, Any]]) -> 
     if failed := sum(s.writes_failed for s in live):
         yield Finding(
             level="bad",
-            text=f"The store did not take {failed} writes of the last {WINDOW_S} s: it is away or refuses.",
+            text=f"The store did not take {failed} {'write' if failed == 1 else 'writes'} of the last "
+            f"{WINDOW_S} s: it is away or refuses.",
             do="Scores go on from memory. penstock doctor FILE says what is wrong with the store.",
         )
     for s in live:

@@ -128,7 +128,8 @@ class SnapshotReader:
         self._stop.set()
 
     def _note(self, error: Any) -> None:
-        self.trouble = error.str()  # until something is heard again
+        # Until something is heard again; without how often it was so, which would change all the time.
+        self.trouble = error.str().partition(" (after ")[0]
 
     def _run(self) -> None:
         log = structlog.get_logger(topic=self._topic)

@@ -183,7 +183,9 @@ def test_when_all_is_well_nothing_is_said() -> None:
         ({"lanes": {"reading": 0, "waiting": 1}}, "warn", "1 of 2 partitions wait for Kafka or the store"),
         ({"lag": {"1": (500, 12.0)}}, "warn", "12 s late on partition 1; 500 events wait"),
         ({"lag": {"1": (500, 180.0)}}, "bad", "3 min late on partition 1"),
-        ({"writes_failed": 3}, "bad", "did not take 3 writes"),
+        ({"writes_failed": 3}, "bad", "did not take 3 writes of"),
+        ({"writes_failed": 1}, "bad", "did not take 1 write of"),
+        ({"at_ms": BOTH[0].at_ms + 3_600_000}, "warn", "The clock of worker b is 60 min ahead of that of a"),
         ({"recoveries": {"FencedError": 2}}, "warn", "took its partitions again 2 times"),
         (
             {"dead_letters": {"truncated": 100, "bad_magic": 5}},
@@ -203,6 +205,16 @@ def test_everything_that_is_wrong_is_one_sentence(change: dict[str, Any], level:
     ((found_level, text),) = _found(BOTH[0], replace(BOTH[1], **change))
 
     assert (found_level, words in text) == (level, True), text
+
+
+def test_a_clock_that_is_behind_is_told_by_the_one_that_is_ahead() -> None:
+    ahead = replace(BOTH[0], at_ms=BOTH[1].at_ms + 31_000)
+
+    assert _found(ahead, BOTH[1]) == [("warn", "The clock of worker a is 31 s ahead of that of b.")]
+
+
+def test_workers_that_were_heard_some_seconds_apart_have_the_same_clock() -> None:
+    assert _found(BOTH[0], replace(BOTH[1], at_ms=BOTH[0].at_ms + 9_000)) == []
 
 
 def test_a_few_dead_letters_among_many_events_are_no_alarm() -> None:
