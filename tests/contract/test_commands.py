@@ -233,7 +233,12 @@ def test_a_topic_is_shown_from_where_and_for_whom_it_is_asked(place: Place) -> N
 def test_a_live_view_ends_in_good_order(place: Place) -> None:
     """At Ctrl-C, and when whoever reads it has gone, also while nothing comes."""
     place.create("--partitions", "1")
-    tail = [sys.executable, "-m", "worker.cli", "tail", "scores", str(place.file), "--json"]
+    # A job in the background ignores SIGINT, and its children inherit that: ask for the usual handling.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from worker.cli import entry; entry()"
+    )
+    tail = [sys.executable, "-c", program, "tail", "scores", str(place.file), "--json"]
     begun = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     stopped = subprocess.Popen(tail, **begun)  # type: ignore[call-overload]
     left = subprocess.Popen(tail, **begun)  # type: ignore[call-overload]
