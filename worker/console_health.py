@@ -47,7 +47,13 @@ def findings(
     name: str, live: Sequence[Snapshot], gone: Sequence[Gone], lag: Mapping[str, Mapping[str, Any]]
 ) -> list[Finding]:
     """Everything that is wrong, the worst first; empty when all is well."""
-    found = [*_workers(name, live, gone), *_reading(live, lag), *_outcomes(live), *_models(live)]
+    found = [
+        *_workers(name, live, gone),
+        *_clocks(live),
+        *_reading(live, lag),
+        *_outcomes(live),
+        *_models(live),
+    ]
     order = {"bad": 0, "warn": 1, "info": 2}
     return sorted(found, key=lambda finding: order[finding.level])
 
@@ -90,6 +96,9 @@ def _workers(name: str, live: Sequence[Snapshot], gone: Sequence[Gone]) -> Itera
                 f"partitions have just moved.",
                 do="If it stays so, Kafka or the store does not answer: penstock doctor FILE.",
             )
+
+
+def _clocks(live: Sequence[Snapshot]) -> Iterator[Finding]:
     behind = min(live, key=lambda s: s.at_ms, default=None)
     ahead = max(live, key=lambda s: s.at_ms, default=None)
     if behind and ahead and (apart_s := (ahead.at_ms - behind.at_ms) / 1000) >= _CLOCKS_APART_S:
