@@ -12,6 +12,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from schemas.spans import Spans
+from worker.patience import ENDLESS, Patience
 from worker.records import unpack_headers
 from worker.transaction_errors import NOT_A_MEMBER, REBALANCING
 
@@ -80,7 +81,11 @@ def named(offsets: list[TopicPartition], name: str) -> list[TopicPartition]:
 
 
 def hand_over(
-    producer: Any, records: Sent, within_s: float, on_delivery: Callable[[Any, Any], None] | None = None
+    producer: Any,
+    records: Sent,
+    within_s: float,
+    patience: Patience = ENDLESS,
+    on_delivery: Callable[[Any, Any], None] | None = None,
 ) -> None:
     """Give records to the client, in order, as fast as it takes them.
 
@@ -94,17 +99,15 @@ def hand_over(
                 producer.produce(topic, value, key, headers=list(headers) or None, on_delivery=on_delivery)
                 break
             except BufferError:
-                if time.monotonic() > give_up_s:
-                    raise full(within_s) from None
+                if not patience.left_s(give_up_s):
+                    raise full() from None
                 producer.poll(QUEUE_FULL_WAIT_S)
     producer.poll(0)
 
 
-def full(within_s: float) -> KafkaException:
+def full() -> KafkaException:
     """The client has no room, and does not get any."""
-    return KafkaException(
-        KafkaError(KafkaError._QUEUE_FULL, f"the broker has taken nothing for {within_s:g} s")
-    )
+    return KafkaException(KafkaError(KafkaError._QUEUE_FULL, "no room: the broker takes nothing any more"))
 
 
 def end_transaction(producer: Any, offsets: list[TopicPartition], member: Any, give_up_s: float) -> None:
@@ -119,17 +122,24 @@ def end_transaction(producer: Any, offsets: list[TopicPartition], member: Any, g
     """
     _retried(lambda: producer.send_offsets_to_transaction(offsets, member))
     if time.monotonic() >= give_up_s:  # nobody waits for it any more, or the whole process stood still
-        raise TimeoutError("too late to commit: a successor decides")
+        raise TimeoutError("too late, a successor decides")
     _retried(producer.commit_transaction)
 
 
 def commit_to_group(consumer: Any, offsets: list[TopicPartition]) -> None:
-    """Make these what the group goes on from."""
-    if offsets:
-        consumer.commit(offsets=offsets, asynchronous=False)
+    """Make these what the group goes on from.
+
+    Raises:
+        KafkaException: all or some of them are not.
+    """
+    if not offsets:
+        return
+    for done in consumer.commit(offsets=offsets, asynchronous=False):
+        if done.error is not None:  # the client raises only what concerns all of them
+            raise KafkaException(done.error)
 
 
-def are_committed(end: Future[Any], within_s: float) -> bool:
+def are_committed(end: Future[None], patience: Patience, give_up_s: float) -> bool:
     """Wait for `commit_to_group`. Outputs are acknowledged: the producer is well whatever is answered.
 
     Returns:
@@ -139,14 +149,14 @@ def are_committed(end: Future[Any], within_s: float) -> bool:
         NotCommittedError: see there.
     """
     try:
-        end.result(within_s)
+        patience.answer(end, give_up_s)
     except KafkaException as error:
         code = error.args[0].code()
         if code in REBALANCING:
             return False
         raise NotCommittedError(error.args[0].str(), is_member=code not in NOT_A_MEMBER) from error
     except TimeoutError as error:
-        raise NotCommittedError(f"no answer to committed offsets within {within_s:.0f} s") from error
+        raise NotCommittedError(f"commit of offsets: {error}") from error
     return True
 
 

@@ -18,6 +18,7 @@ from schemas.spans import Spans, spans_of
 from worker import send_kernels as kernels
 from worker.commits import QUEUE_FULL_WAIT_S, Sent, full
 from worker.librdkafka import POINTER, Signatures, addresses, handle_of, is_wanted, library
+from worker.patience import ENDLESS, Patience
 from worker.plain_send import PlainSend
 
 _SIGNATURES: Signatures = {
@@ -49,7 +50,7 @@ class NativeSend:
         self._lib.rd_kafka_conf_set(running, b"delivery.report.only.error", b"false", None, 0)
         self._hand_over(0, 0, Sent("", spans_of([]), spans_of([]), None), 0)  # compiles
 
-    def send(self, records: Sent, within_s: float) -> None:
+    def send(self, records: Sent, within_s: float, patience: Patience = ENDLESS) -> None:
         """See PlainSend."""
         topic, sides = self._topic(records.topic)
         noted = sides[self._side]
@@ -61,8 +62,8 @@ class NativeSend:
             if error == KafkaError._QUEUE_FULL:
                 now_s = time.monotonic()
                 give_up_s = now_s + within_s if done > first else give_up_s or now_s + within_s
-                if now_s > give_up_s:
-                    raise full(within_s)
+                if not patience.left_s(give_up_s):
+                    raise full()
                 self.client.poll(QUEUE_FULL_WAIT_S)
             elif error:
                 raise KafkaException(KafkaError(error))

@@ -8,6 +8,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from worker.commits import Sent, hand_over
+from worker.patience import ENDLESS, Patience
 
 
 class PlainSend:
@@ -19,7 +20,7 @@ class PlainSend:
         self._side = 0
         self.client = Producer(config)
 
-    def send(self, records: Sent, within_s: float) -> None:
+    def send(self, records: Sent, within_s: float, patience: Patience = ENDLESS) -> None:
         """Give records to the client, in order, as fast as it takes them.
 
         Raises:
@@ -27,7 +28,7 @@ class PlainSend:
         """
         # All at once: should the client refuse some, it and these numbers are given up together.
         self._under_way[self._side] += len(records.values)
-        hand_over(self.client, records, within_s, partial(self._note, self._side))
+        hand_over(self.client, records, within_s, patience, partial(self._note, self._side))
 
     def _note(self, side: int, error: KafkaError | None, message: Any) -> None:
         self._under_way[side] -= 1

@@ -6,9 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 
 import structlog
 
@@ -17,11 +15,12 @@ from feature_cache.rows import RowsFullError
 from feature_cache.store import FencedError, StoreUnavailableError
 from schemas.registry import RegistryError
 from worker.answers import Answers
-from worker.background import in_background
 from worker.batch import Batch, Events, Features, Rejected
 from worker.commits import NotCommittedError
 from worker.decode import decode
+from worker.exits import Exit, StopWorker
 from worker.features import enrich
+from worker.healing import Healing
 from worker.judge import judge
 from worker.lag import Lag
 from worker.line import Line
@@ -33,7 +32,6 @@ from worker.trouble import Trouble
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
 POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
-HEAL_EVERY_MS = 500.0
 ASK_REGISTRY_EVERY_MS = 1000.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
@@ -69,14 +67,14 @@ class Worker:
         line.meter.watch_recoveries([error.__name__ for error in _MENDED])
         self._commit_began_ms = -math.inf
         self._write_due_ms = 0.0
-        self._heal_due_ms = 0.0
-        self._healing: Future[None] | None = None
+        self._healing = Healing(line.lanes, now_ms)
         self._is_broken = self._is_enriching = False
         self._trouble = Trouble()
         self._stop = threading.Event()
         self.looped_at_ms = now_ms()
         self.is_paused = False  # set from outside: read nothing, and stay in the group
         self._is_member = False  # has been assigned lanes, or told that there are none for it
+        self.end: Exit | None = None  # what a stop came to; clients are closed after it, and that may hang
 
     @property
     def is_ready(self) -> bool:
@@ -107,10 +105,12 @@ class Worker:
             if self._answers is not None:
                 self._answers.drain(line, self._now_ms())
             self._finish()
-        except (NotCommittedError, FencedError) as error:
+            self.end = Exit.OK
+        except _MENDED as error:
             # At the end nothing is read again: whoever takes the lanes goes on from what is committed.
             self._is_broken = True
             self._log.warning("stopped before the last commit", error=str(error))
+            self.end = Exit.KAFKA if line.sink.patience.is_over else Exit.OK
         except BaseException:
             self._is_broken = True  # whatever happens now, commit nothing
             raise
@@ -122,6 +122,12 @@ class Worker:
             line.sink.let_offsets_arrive()
             line.source.close()
             line.sink.close()
+        if self.end is Exit.KAFKA:
+            raise StopWorker(
+                self.end,
+                "asked to stop, and Kafka did not answer the last commit in time: whoever "
+                "takes the lanes scores again what it was of",
+            )
 
     def _turn_or_recover(self) -> None:
         """One turn; what goes wrong with Kafka or the store on the way is mended, not raised."""
@@ -135,6 +141,8 @@ class Worker:
             self._log.warning("waiting for the registry", error=str(error))
             self.line.owned.rest(self._now_ms() + ASK_REGISTRY_EVERY_MS)
         except _MENDED as error:
+            if self._stop.is_set():
+                raise
             self._recover(error)
 
     def _recover(self, error: Exception) -> None:
@@ -335,26 +343,14 @@ class Worker:
 
     def _heal(self) -> None:
         """Once the store is back, take lanes with guessed rows again: replayed, every row is right."""
-        line, now_ms = self.line, self._now_ms()
-        guessing = line.lanes.guessing()
-        if self._healing is None:
-            if guessing and now_ms >= self._heal_due_ms:
-                self._heal_due_ms = now_ms + HEAL_EVERY_MS
-                # Beside the loop: a server that hangs answers late, and scores need not wait for that.
-                self._healing = in_background(partial(line.lanes.check, guessing), "ask the store")
-            return
-        if not self._healing.done():
-            return
-        healing, self._healing = self._healing, None
-        try:
-            healing.result()
-        except StoreUnavailableError:
+        ready = self._healing.ready()
+        if not ready:
             return
         self._finish()
         if self._pending:
             return  # taken as of the old commit, they would publish again what the next one makes count
-        self._log.info("the store is back: lanes with guessed rows are taken again", partitions=guessing)
-        line.owned.take(guessing)
+        self._log.info("the store is back: lanes with guessed rows are taken again", partitions=ready)
+        self.line.owned.take(ready)
 
     def _finish(self) -> None:
         """Score, commit and write everything that was polled."""

@@ -36,6 +36,7 @@ from worker.truth_assemble import open_truths
 from worker.vital_signs import VitalSigns
 
 _LEAVE_WITHIN_S = 10.0
+_CLOSE_WITHIN_S = 3.0  # of them, after the last answer of Kafka that is waited for
 _SWITCH_S = 0.0005
 _COLLECT_AFTER = 100_000  # new objects; Python says 700
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
@@ -121,13 +122,36 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
     while not stop.is_set():
         stop.wait(0.5)
     deadline_s = time.monotonic() + _LEAVE_WITHIN_S
+    for worker in workers:
+        worker.line.sink.patience.leave_by_s = deadline_s - _CLOSE_WITHIN_S
     for thread in (*threads, *beside):
         thread.join(max(0.0, deadline_s - time.monotonic()))
     _close(server, console)
-    if any(thread.is_alive() for thread in (*threads, *beside)):
-        log.error("a pipeline did not stop in time; nothing more is committed", seconds=_LEAVE_WITHIN_S)
-        os._exit(Exit.BUG)
+    ends = {thread.name: worker.end for worker, thread in zip(workers, threads, strict=True)}
+    left = [thread.name for thread in (*threads, *beside) if thread.is_alive()]
+    if left:
+        _leave_behind({name: ends.get(name) for name in left}, codes)
     return max(codes, default=Exit.OK)
+
+
+def _leave_behind(hanging: Mapping[str, Exit | None], codes: Sequence[Exit]) -> None:
+    """End the process though parts of it hang.
+
+    Args:
+        hanging: what each of them came to before its clients were closed; None: it never got so far.
+        codes: of all the others.
+    """
+    log = structlog.get_logger()
+    ends = [end for end in hanging.values() if end is not None]
+    if len(ends) == len(hanging):
+        log.warning("left without closing clients, which Kafka does not answer", parts=list(hanging))
+        os._exit(max([*codes, *ends]))
+    log.error(
+        "a pipeline did not stop in time; nothing more is committed",
+        seconds=_LEAVE_WITHIN_S,
+        parts=[name for name, end in hanging.items() if end is None],
+    )
+    os._exit(Exit.BUG)
 
 
 def _open_admin(

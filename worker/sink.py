@@ -29,18 +29,18 @@ from worker.dead_letters import dead_letters
 from worker.exits import Exit, StopWorker
 from worker.hopeless import stop_if_hopeless
 from worker.native_send import send_of
+from worker.patience import Patience
 from worker.privacy import Privacy
 from worker.refusals import Refusals
 from worker.rights import unauthorized
 from worker.succession import Estate, Will, discard, follow, let_in
 from worker.transaction_errors import FENCED, GROUP_MOVED_ON, HOPELESS, NOT_A_MEMBER, REBALANCING
+from worker.twin import Twin
 
 _FLUSH_S = 20.0
 _SLACK_S = 5.0  # past the transaction's own time-out, before a call that hangs is given up
 _AGAIN_S = 1.0  # before a producer that could not begin is followed by another
 _BEGIN_S = 90.0  # several calls of at most 20 s, of which none should take long
-_FENCED_OFTEN = 3  # times within _FENCED_WITHIN_S: not an old self of ours but a living twin
-_FENCED_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,7 @@ class Sink:
         privacy: Privacy | None = None,
         estate: Estate | None = None,
     ) -> None:
+        self.patience = Patience()
         self._config = config
         self._estate = estate
         self._log = structlog.get_logger(pipeline=pipeline)
@@ -86,7 +87,7 @@ class Sink:
         self._since_ms = 0
         self._will = Will(done=(), wanted=None)
         self._ending: _Ending | None = None  # begun, and nobody has waited for it yet
-        self._fenced_at_s: list[float] = []
+        self._twin = Twin(config.get("transactional.id", ""))
         self._remaking: Future[tuple[Commit, ...]] | None = None
         self._remade_by_s = 0.0
         self._make()
@@ -119,7 +120,7 @@ class Sink:
     def _send(self, records: Sent) -> None:
         try:
             self._begin()
-            self._sender.send(records, max(self._timeout_s, _FLUSH_S))
+            self._sender.send(records, max(self._timeout_s, _FLUSH_S), self.patience)
         except KafkaException as error:
             raise self._give_up(error, records.topic) from error
         if self.is_transactional:
@@ -210,17 +211,16 @@ class Sink:
         self._commit_once_acknowledged(may_wait=True)
         ending, self._ending = self._ending, None
         assert ending.end is not None
-        left_s = max(0.0, ending.give_up_s - time.monotonic())
         if not self.is_transactional:
-            return are_committed(ending.end, left_s)
+            return are_committed(ending.end, self.patience, ending.give_up_s)
         try:
-            ending.end.result(left_s)
+            self.patience.answer(ending.end, ending.give_up_s)
         except KafkaException as error:
             if error.args[0].code() in REBALANCING and self._sent_again():
                 return False
             raise self._give_up(error) from error
         except TimeoutError as error:
-            raise self._lost(f"no answer to a commit within {self._timeout_s:g} s") from error
+            raise self._lost(f"commit: {error}") from error
         self._is_open, self._sent = False, []
         self._producer.poll(0)
         # After an outage the one before may be the one that was forgotten.
@@ -246,17 +246,21 @@ class Sink:
             return
         self._producer.poll(0)
         if may_wait and self._sender.under_way():
-            self._producer.flush(max(0.0, ending.give_up_s - time.monotonic()))
+            self._flush(ending.give_up_s)
         self._stop_if_any_hopeless()
         if failed := self._sender.failed():
             raise self._lost(f"{failed[0][1]}: {failed[0][0].str()}")
         if left := self._sender.under_way():
             if not may_wait and time.monotonic() < ending.give_up_s:
                 return
-            raise self._lost(f"{left} outputs not acknowledged within {_FLUSH_S:g} s")
+            raise self._lost(f"{left} outputs not acknowledged in time")
         commit = partial(commit_to_group, ending.consumer, ending.commit.offsets)
         give_up_s = time.monotonic() + _FLUSH_S
         self._ending = replace(ending, give_up_s=give_up_s, end=in_background(commit, "commit"))
+
+    def _flush(self, give_up_s: float) -> None:
+        """Wait until all that was sent is acknowledged, or refused."""
+        self.patience.until(lambda within_s: not self._producer.flush(within_s), give_up_s)
 
     def abort(self) -> None:
         """Make what was sent since the last commit not count; in at_least_once it stays sent."""
@@ -272,7 +276,8 @@ class Sink:
             self._lost("not aborted here: no broker could be reached for a moment")
             return
         try:
-            in_background(self._producer.abort_transaction, "abort").result(_SLACK_S)
+            aborting = in_background(self._producer.abort_transaction, "abort")
+            self.patience.answer(aborting, time.monotonic() + _SLACK_S)
             self._is_open, self._will = False, replace(self._will, wanted=None)
         except (KafkaException, TimeoutError) as error:
             self._lost(f"not aborted: {error}")
@@ -281,7 +286,7 @@ class Sink:
         """Wait, not for long, for a commit under way: its consumer must not be closed meanwhile."""
         if self._ending is not None and self._ending.end is not None:
             with suppress(Exception):
-                self._ending.end.result(_SLACK_S)
+                self.patience.answer(self._ending.end, time.monotonic() + _SLACK_S)
 
     def undecided(self) -> NotCommittedError:
         """The offsets stay undecided for longer than any transaction: end what we may have left open."""
@@ -314,7 +319,7 @@ class Sink:
         if said.code() in HOPELESS:
             raise self._cannot_start(error) from error
         if said.code() in FENCED:
-            self._note_fenced(said)
+            self._twin.note(said)
         self._log.warning("waiting for Kafka to let a producer begin", error=said.str())
         if said.retriable() and not said.fatal():  # this client goes on asking, and would fence another one
             self._follow(_AGAIN_S)
@@ -332,7 +337,7 @@ class Sink:
         self._stop_if_hopeless(said, topic)
         if said.fatal() or not said.txn_requires_abort() or said.code() not in GROUP_MOVED_ON:
             if said.code() in FENCED:
-                self._note_fenced(said)
+                self._twin.note(said)
             return self._lost(said.str(), is_member=said.code() not in FENCED)
         self._log.warning("transaction aborted", error=said.name(), detail=said.str())
         self.abort()
@@ -349,17 +354,6 @@ class Sink:
     def _stop_if_hopeless(self, said: KafkaError, topic: str) -> None:
         name = self._config.get("transactional.id", "")
         stop_if_hopeless(said, topic=topic, pipeline=self._pipeline, transactional_id=name)
-
-    def _note_fenced(self, said: KafkaError) -> None:
-        now_s = time.monotonic()
-        self._fenced_at_s = [at_s for at_s in self._fenced_at_s if now_s - at_s < _FENCED_WITHIN_S] + [now_s]
-        if len(self._fenced_at_s) >= _FENCED_OFTEN:
-            raise StopWorker(
-                Exit.FENCED,
-                f"fenced {_FENCED_OFTEN} times within {_FENCED_WITHIN_S:g} s ({said.str()}): another live "
-                f"worker uses transactional id {self._config['transactional.id']!r}: give each its own "
-                f"delivery.worker_id",
-            )
 
     def _lost(self, why: str, *, is_member: bool = True) -> NotCommittedError:
         self._log.warning("producer given up, making a new one", error=why)
@@ -389,7 +383,7 @@ class Sink:
         """Drop what was not committed, and let go of connections."""
         self.abort()
         if self._remaking is None:
-            self._producer.flush(_SLACK_S)
+            self._flush(time.monotonic() + _SLACK_S)
 
 
 def _wall_ms() -> int:

@@ -19,7 +19,7 @@ RATE = 800.0
 SECONDS = float(os.environ.get("PENSTOCK_CHAOS_SECONDS", "80"))  # of faults, in both modes together
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running() -> Iterator[Services]:
     """Three brokers, a Redis and the network between them and the workers: fresh ones for each test."""
     yield from or_missing("Kafka cluster and Redis", services)

@@ -166,7 +166,7 @@ def test_a_client_that_gets_no_room_is_an_error_in_time(open_send: Open) -> None
     send = open_send("127.0.0.1:9", **{"queue.buffering.max.messages": 10})
     began_s = time.monotonic()
 
-    with pytest.raises(KafkaException, match=r"the broker has taken nothing for 0\.5 s"):
+    with pytest.raises(KafkaException, match=r"the broker takes nothing any more"):
         send.send(sent("out", RECORDS * 10), 0.5)
 
     assert time.monotonic() - began_s < WITHIN_S

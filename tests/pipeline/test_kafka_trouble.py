@@ -78,6 +78,43 @@ def test_thirty_seconds_without_any_broker_are_survived(
     assert found["at_least_once"].scores == expected.scores
 
 
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_a_worker_asked_to_stop_while_kafka_hangs_leaves_within_ten_seconds_and_loses_nothing(
+    own_broker: Service, redis_url: str, topic_prefix: str, tmp_path: Path, mode: str
+) -> None:
+    kafka, env = own_broker.address, services(own_broker.address, redis_url, mode)
+    create_topics(kafka, topics_of(topic_prefix, PARTITIONS))
+    records = transactions(EVENTS, seed=23)
+    expected = undisturbed(kafka, env, tmp_path, records)
+    # Small batches, so that some have been sent and wait for their commit whenever it hangs.
+    file = alone(tmp_path, topic_prefix, batching={"max_rows": 16}, delivery={"commit_interval": "100ms"})
+    reader = Reader(kafka, topic_prefix)
+
+    worker = start_worker([file], tmp_path / "worker.log", env)
+    try:
+        worker.wait_until_ready()
+        fill(kafka, f"{topic_prefix}transactions", *records)
+        reader.read_until(lambda found: len(found.times_seen) > 0)
+        own_broker.pause()
+        time.sleep(0.5)
+        begun_s = time.monotonic()
+        code = worker.stop(20.0)
+        took_s = time.monotonic() - begun_s
+    finally:
+        own_broker.resume()
+        worker.process.kill()
+        worker.process.wait(10)
+    with running([[file]], tmp_path, env):
+        found = reader.read_all(EVENTS, WITHIN_S)
+    reader.close()
+
+    assert code == Exit.KAFKA, worker.tail()
+    assert took_s < 11.0, worker.tail()  # what a busy machine adds to ten seconds
+    assert found.scores == expected.scores
+    if mode == "exactly_once":
+        assert_same(found, expected, EVENTS)
+
+
 def test_partitions_added_to_the_input_stop_the_worker_with_the_way_out(
     kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
 ) -> None:

@@ -285,13 +285,14 @@ def test_tokens_are_renewed_while_the_worker_runs(
     rights.grant(prefix)
     file = pipeline_file_for(tmp_path, prefix, login(broker, "oidc"))
     env = {"PENSTOCK_DEVICE": "cpu", "PENSTOCK_TEST_SECRET": CLIENT_SECRET}
-    broker.issuer.lifetime_s = 6
+    broker.issuer.lifetime_s = 15  # renewed after 12: a client that stands still for a moment is let in
     try:
         with running([[file]], tmp_path, env) as (worker,):
             before = broker.issuer.issued
-            deadline_s = time.monotonic() + 30
+            deadline_s = time.monotonic() + 60
             while broker.issuer.issued < before + 4:  # two clients, twice each
-                assert time.monotonic() < deadline_s
+                assert worker.process.poll() is None, worker.tail()
+                assert time.monotonic() < deadline_s, worker.tail()
                 time.sleep(0.1)
             fill(broker.plain, f"{prefix}transactions", *transactions(EVENTS))
             reader = Reader(broker.plain, prefix)
