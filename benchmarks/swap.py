@@ -1,9 +1,10 @@
-"""A version swapped under traffic: no score missing, no batch of two versions, latency, memory."""
+"""Versions swapped under traffic: no score missing, no batch of two versions, latency, memory."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import threading
@@ -25,10 +26,12 @@ from tests.services import kafka_address
 from worker.control import ControlLog, ControlWriter, next_change
 
 PARTITIONS = 6
-BEFORE_S = 5.0  # looked at; what is earlier is not: a new broker compiles itself meanwhile
-AROUND_S = 2.0  # of the swap: during
+FIRST_S = 20.0  # not looked at: a new broker compiles itself meanwhile
+EVERY_S = 8.0  # a swap
+BEFORE_S = 5.0  # each swap: before
+AROUND_S = 2.0  # and during
 WITHIN_S = 30.0
-VERSIONS = ("2", "1")  # one after the other, and back
+BEGIN = "2"
 MANY = (10, 100)  # swaps after which memory is compared
 
 
@@ -36,29 +39,30 @@ def main() -> int:
     """Run it and write the result; the exit code is 3 when a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=20_000.0, help="events a second")
-    parser.add_argument("--seconds", type=float, default=50.0, help="the swap is in the middle of them")
+    parser.add_argument("--swaps", type=int, default=5, help="to versions that were never loaded before")
     parser.add_argument("--result", default="swap", help="name of the result file; empty: write none")
     arguments = parser.parse_args()
     with kafka_address() as kafka, tempfile.TemporaryDirectory() as folder:
-        result = swap(kafka, Path(folder), arguments.rate, arguments.seconds)
+        result = swap(kafka, Path(folder), arguments.rate, arguments.swaps)
     print(json.dumps(result, indent=2))
     if arguments.result:
         print(write_result(arguments.result, result))
     return 0 if result["missing"] == result["doubled"] == result["mixed_batches"] == 0 else 3
 
 
-def swap(kafka: str, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """One worker, steady traffic, one swap in the middle, then a hundred without traffic to wait for."""
+def swap(kafka: str, folder: Path, rate: float, swaps: int) -> dict[str, Any]:
+    """One worker, steady traffic, some swaps in it, then a hundred without traffic to wait for."""
     prefix = f"swap{time.time_ns()}."
     create_topics(kafka, topics_of(prefix, PARTITIONS))
     control = f"{prefix}control"
+    new = [str(number) for number in range(11, 11 + swaps)]
     file = alone(
         folder,
         prefix,
         kafka={"bootstrap": kafka},
         state={"store": "memory://"},
         delivery={"mode": "at_least_once"},
-        model={"repository": str(REPOSITORY / "models")},
+        model={"repository": str(_repository(folder / "models", new))},
         decision={"severities": {"warning": 0.995, "critical": 0.999}},  # of made-up events: few alerts
         rollout={"control": control},
     )
@@ -68,13 +72,16 @@ def swap(kafka: str, folder: Path, rate: float, seconds: float) -> dict[str, Any
         worker.wait_until_ready()
         properties = {"bootstrap.servers": kafka}
         log, writer = ControlLog(properties, control), ControlWriter(properties, control)
-        records = transactions(int(rate * seconds), customers=20_000)
+        records = transactions(int(rate * (FIRST_S + EVERY_S * swaps)), customers=20_000)
         sending = threading.Thread(target=_send, args=(kafka, f"{prefix}transactions", records, rate))
         sending.start()
-        time.sleep(seconds / 2)
-        promoted_ms = time.time() * 1000
-        _change(log, writer, name, "promote", version=VERSIONS[1])
-        served_ms = time.time() * 1000
+        time.sleep(FIRST_S)
+        promoted_ms, took_s = [], []
+        for version in new:
+            promoted_ms.append(time.time() * 1000)
+            _change(log, writer, name, "promote", version=version)
+            took_s.append(round(time.time() - promoted_ms[-1] / 1000, 2))
+            time.sleep(max(0.0, promoted_ms[-1] / 1000 + EVERY_S - time.time()))
         sending.join()
         worker.wait_until_applied(len(records[0]))
         found = _scores(kafka, f"{prefix}fraud.scores", len(records[0]))
@@ -87,12 +94,22 @@ def swap(kafka: str, folder: Path, rate: float, seconds: float) -> dict[str, Any
         worker.stop(30.0)
     return {
         "rate": rate,
-        "seconds": seconds,
-        "swap_took_s": round((served_ms - promoted_ms) / 1000, 2),
+        "swap_took_s": took_s,
         "rollback_took_s": round(back_s, 2),
         **_judged(found, len(records[0]), promoted_ms),
         "memory_mb_after_swaps": memory_mb,
     }
+
+
+def _repository(folder: Path, new: list[str]) -> Path:
+    """The shipped versions, and copies of them under new numbers, each a file that was never loaded."""
+    for number, version in enumerate(["1", "2", *new]):
+        of = "12"[number % 2]
+        copy = folder / "fraud" / version
+        shutil.copytree(REPOSITORY / "models" / "fraud" / of, copy)
+        card = copy / "model.yaml"
+        card.write_text(card.read_text().replace(f"version: '{of}'", f"version: '{version}'", 1))
+    return folder
 
 
 def _send(kafka: str, topic: str, records: tuple[list[bytes], list[bytes]], rate: float) -> None:
@@ -110,7 +127,7 @@ def _send(kafka: str, topic: str, records: tuple[list[bytes], list[bytes]], rate
 
 def _change(log: ControlLog, writer: ControlWriter, pipeline: str, action: str, **new: str) -> None:
     """Until the worker says that it has taken the change up."""
-    change = next_change(log.read_to_end(), pipeline, VERSIONS[0], action, by="benchmark", why="", **new)
+    change = next_change(log.read_to_end(), pipeline, BEGIN, action, by="benchmark", why="", **new)
     writer.change(change)
     give_up_s = time.monotonic() + WITHIN_S
     while time.monotonic() < give_up_s:
@@ -126,7 +143,7 @@ def _many_swaps(
     """Resident memory after some swaps, and after many."""
     found = {}
     for number in range(1, MANY[-1] + 1):
-        _change(log, writer, pipeline, "promote", version=VERSIONS[number % 2])
+        _change(log, writer, pipeline, "promote", version="21"[number % 2])
         if number in MANY:
             status = Path(f"/proc/{worker.process.pid}/status").read_text()
             resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
@@ -174,26 +191,28 @@ def _sent_ms(kafka: str, topic: str) -> dict[tuple[int, int], int]:
     return found
 
 
-def _judged(found: dict[str, NDArray[Any]], count: int, promoted_ms: float) -> dict[str, Any]:
-    wait_ms = found["scored_ms"] - found["sent_ms"]
-    is_during = (found["sent_ms"] >= promoted_ms) & (found["sent_ms"] < promoted_ms + AROUND_S * 1000)
-    is_before = (found["sent_ms"] >= promoted_ms - BEFORE_S * 1000) & (found["sent_ms"] < promoted_ms)
+def _judged(found: dict[str, NDArray[Any]], count: int, promoted_ms: list[float]) -> dict[str, Any]:
+    wait_ms, sent_ms = found["scored_ms"] - found["sent_ms"], found["sent_ms"]
+
+    def p99(from_ms: float, until_ms: float) -> float:
+        return round(float(np.percentile(wait_ms[(sent_ms >= from_ms) & (sent_ms < until_ms)], 99)), 1)
+
     versions_of_batch: dict[float, set[str]] = {}
     for scored_ms, version in zip(found["scored_ms"].tolist(), found["version"].tolist(), strict=True):
         versions_of_batch.setdefault(scored_ms, set()).add(version)
     distinct = len(np.unique(found["place"]))
-    p99 = {
-        "before": round(float(np.percentile(wait_ms[is_before], 99)), 1),
-        "during": round(float(np.percentile(wait_ms[is_during], 99)), 1),
-    }
+    before = [p99(at_ms - BEFORE_S * 1000, at_ms) for at_ms in promoted_ms]
+    during = [p99(at_ms, at_ms + AROUND_S * 1000) for at_ms in promoted_ms]
     return {
         "events": count,
         "missing": count - distinct,
         "doubled": len(found["place"]) - distinct,
         "mixed_batches": sum(len(versions) > 1 for versions in versions_of_batch.values()),
-        "versions": {version: int((found["version"] == version).sum()) for version in VERSIONS},
-        "p99_ms": p99,
-        "p99_ratio": round(p99["during"] / p99["before"], 2),
+        "versions": {
+            str(version): int((found["version"] == version).sum()) for version in set(found["version"])
+        },
+        "p99_ms": {"before": before, "during": during},
+        "p99_ratio": round(float(np.median(np.array(during) / np.array(before))), 2),
     }
 
 

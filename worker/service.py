@@ -103,9 +103,9 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
     server, console = _open_admin(pipelines, workers)
     if server is not None:
         log.info("admin", address=f"http://{server.server_address[0]!s}:{server.server_address[1]}")
-    if len(workers) + len(truths) + len(servers) > 1:
-        # A pipeline that comes back from Kafka or the model waits this long for another to let it run.
-        sys.setswitchinterval(_SWITCH_S)
+    # A pipeline that comes back from Kafka or the model waits this long for another thread to let it run: for
+    # another pipeline, and for what loads a model, serves the console or follows a topic beside it.
+    sys.setswitchinterval(_SWITCH_S)
     threads = [threading.Thread(target=run, args=(w,), name=w.line.name) for w in workers]
     for worker, thread in zip(workers, threads, strict=True):
         log.info(
