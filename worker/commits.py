@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from schemas.spans import Spans
-from worker.patience import ENDLESS, Patience
+from worker.patience import ENDLESS, Answer, Patience
 from worker.records import unpack_headers
 from worker.transaction_errors import NOT_A_MEMBER, REBALANCING
 
@@ -126,21 +125,8 @@ def end_transaction(producer: Any, offsets: list[TopicPartition], member: Any, g
     _retried(producer.commit_transaction)
 
 
-def commit_to_group(consumer: Any, offsets: list[TopicPartition]) -> None:
-    """Make these what the group goes on from.
-
-    Raises:
-        KafkaException: all or some of them are not.
-    """
-    if not offsets:
-        return
-    for done in consumer.commit(offsets=offsets, asynchronous=False):
-        if done.error is not None:  # the client raises only what concerns all of them
-            raise KafkaException(done.error)
-
-
-def are_committed(end: Future[None], patience: Patience, give_up_s: float) -> bool:
-    """Wait for `commit_to_group`. Outputs are acknowledged: the producer is well whatever is answered.
+def are_committed(end: Answer, patience: Patience, give_up_s: float) -> bool:
+    """Wait for a commit of offsets. Outputs are acknowledged: the producer is well whatever is answered.
 
     Returns:
         False: the group is in the middle of a rebalance; commit again soon.

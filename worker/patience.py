@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, Protocol
 
 _LOOK_EVERY_S = 0.2  # how late a wait notices that it has to end
-Result = TypeVar("Result")
+
+
+class Answer(Protocol):
+    """A call that goes on beside the loop, such as a future."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def result(self, timeout: float) -> Any:
+        """Wait so many seconds, TimeoutError; or raise what it raised."""
 
 
 class Patience:
@@ -27,16 +36,22 @@ class Patience:
         """Seconds until `give_up_s` or the moment to leave, whichever comes first; 0 from then on."""
         return max(0.0, min(give_up_s, self.leave_by_s) - time.monotonic())
 
-    def answer(self, call: Future[Result], give_up_s: float) -> Result:
-        """What a call that runs beside the loop came to.
+    def answer(self, call: Answer, give_up_s: float) -> None:
+        """Wait for a call that goes on beside the loop; raises what it raised.
 
         Raises:
             TimeoutError: it has not ended by `give_up_s`, or by the moment to leave.
         """
         since_s = time.monotonic()
-        if not self.until(lambda within_s: bool(wait([call], within_s).done), give_up_s):
+
+        def is_done(within_s: float) -> bool:
+            with suppress(TimeoutError):  # also one of the call's own, which comes again below
+                call.result(within_s)
+            return call.done()
+
+        if not self.until(is_done, give_up_s):
             raise TimeoutError(f"no answer within {time.monotonic() - since_s:.1f} s")
-        return call.result()
+        call.result(0.0)
 
     def until(self, is_done: Callable[[float], bool], give_up_s: float) -> bool:
         """Ask again and again, each time waiting for so many seconds at most; False when time is up."""

@@ -18,7 +18,7 @@ from worker.answers import Answers
 from worker.batch import Batch, Events, Features, Rejected
 from worker.commits import NotCommittedError
 from worker.decode import decode
-from worker.exits import Exit, StopWorker
+from worker.exits import StopWorker
 from worker.features import enrich
 from worker.healing import Healing
 from worker.judge import judge
@@ -28,7 +28,7 @@ from worker.publish import Ready, publish
 from worker.refuse import set_refused_apart
 from worker.scout import commit_offsets
 from worker.source import GivenAgainError, OffsetsGoneError
-from worker.trouble import Trouble
+from worker.trouble import Trouble, unfinished
 
 POLL_AT_MOST_MS = 100.0  # how long a stop or a due commit may go unnoticed
 POLL_UNSETTLED_MS = 10.0  # while some lane waits to be read
@@ -74,7 +74,8 @@ class Worker:
         self.looped_at_ms = now_ms()
         self.is_paused = False  # set from outside: read nothing, and stay in the group
         self._is_member = False  # has been assigned lanes, or told that there are none for it
-        self.end: Exit | None = None  # what a stop came to; clients are closed after it, and that may hang
+        self.is_closing = False  # scores and commits no more, and closes its clients, which may hang
+        self.failure: BaseException | None = None  # why it does, unless it was asked to and is done
 
     @property
     def is_ready(self) -> bool:
@@ -105,16 +106,20 @@ class Worker:
             if self._answers is not None:
                 self._answers.drain(line, self._now_ms())
             self._finish()
-            self.end = Exit.OK
         except _MENDED as error:
             # At the end nothing is read again: whoever takes the lanes goes on from what is committed.
             self._is_broken = True
             self._log.warning("stopped before the last commit", error=str(error))
-            self.end = Exit.KAFKA if line.sink.patience.is_over else Exit.OK
-        except BaseException:
+            if isinstance(error, NotCommittedError):
+                self._trouble.note(error, self._now_ms())
+        except BaseException as error:
             self._is_broken = True  # whatever happens now, commit nothing
+            self.failure = error
             raise
         finally:
+            self.failure = self.failure or self._unfinished()
+            self.is_closing = True
+            stop.set()
             if self._answers is not None:
                 self._answers.inbox.close("this worker is stopping")
             if line.rollout is not None:
@@ -122,12 +127,13 @@ class Worker:
             line.sink.let_offsets_arrive()
             line.source.close()
             line.sink.close()
-        if self.end is Exit.KAFKA:
-            raise StopWorker(
-                self.end,
-                "asked to stop, and Kafka did not answer the last commit in time: whoever "
-                "takes the lanes scores again what it was of",
-            )
+        if failure := self._unfinished():  # to give a lane up is one more try
+            raise failure
+
+    def _unfinished(self) -> StopWorker | None:
+        """How the worker ends where not everything polled is committed; None: it is."""
+        is_busy = self._pending or self._ending or self._held or self.line.batcher.is_waiting
+        return unfinished() if is_busy or self._trouble.is_on(self._now_ms()) else None
 
     def _turn_or_recover(self) -> None:
         """One turn; what goes wrong with Kafka or the store on the way is mended, not raised."""
@@ -173,8 +179,7 @@ class Worker:
                 self._pending.setdefault(partition, start)
         if line.router is not None:
             line.router.turn()
-        is_committing = bool(self._ending or self._pending)
-        is_hurried = is_committing or (not line.owned.is_settled and not self.is_paused)
+        is_hurried = self._ending or self._pending or not (line.owned.is_settled or self.is_paused)
         asked_ms = self._now_ms()
         wait_ms = line.batcher.wait_ms(asked_ms, POLL_UNSETTLED_MS if is_hurried else POLL_AT_MOST_MS)
         gather_ms = line.batcher.gather_ms(asked_ms)

@@ -126,32 +126,34 @@ def _serve(pipelines: Sequence[Pipeline], stop: threading.Event, only_truth: boo
         worker.line.sink.patience.leave_by_s = deadline_s - _CLOSE_WITHIN_S
     for thread in (*threads, *beside):
         thread.join(max(0.0, deadline_s - time.monotonic()))
+    _leave_hanging(dict(zip(threads, workers, strict=True)), beside, codes)
     _close(server, console)
-    ends = {thread.name: worker.end for worker, thread in zip(workers, threads, strict=True)}
-    left = [thread.name for thread in (*threads, *beside) if thread.is_alive()]
-    if left:
-        _leave_behind({name: ends.get(name) for name in left}, codes)
     return max(codes, default=Exit.OK)
 
 
-def _leave_behind(hanging: Mapping[str, Exit | None], codes: Sequence[Exit]) -> None:
-    """End the process though parts of it hang.
+def _leave_hanging(
+    workers: Mapping[threading.Thread, Worker], beside: Sequence[threading.Thread], codes: Sequence[Exit]
+) -> None:
+    """End the process at once where parts of it hang; return where none does.
 
     Args:
-        hanging: what each of them came to before its clients were closed; None: it never got so far.
-        codes: of all the others.
+        workers: by thread. One that only closes its clients has done what it could.
+        beside: of parts that commit nothing, and lose nothing by being cut off.
+        codes: of those that have ended.
     """
     log = structlog.get_logger()
-    ends = [end for end in hanging.values() if end is not None]
-    if len(ends) == len(hanging):
-        log.warning("left without closing clients, which Kafka does not answer", parts=list(hanging))
-        os._exit(max([*codes, *ends]))
-    log.error(
-        "a pipeline did not stop in time; nothing more is committed",
-        seconds=_LEAVE_WITHIN_S,
-        parts=[name for name, end in hanging.items() if end is None],
-    )
-    os._exit(Exit.BUG)
+    hanging = [thread.name for thread in (*workers, *beside) if thread.is_alive()]
+    if not hanging:
+        return
+    alive = [worker for thread, worker in workers.items() if thread.is_alive()]
+    stuck = [worker.line.name for worker in alive if not worker.is_closing]
+    if stuck:
+        why = "a pipeline did not stop in time; nothing more is committed"
+        log.error(why, seconds=_LEAVE_WITHIN_S, pipelines=stuck)
+        os._exit(Exit.BUG)
+    ends = [_explain(worker.failure) for worker in alive if worker.failure is not None]
+    log.warning("left without closing clients, which hang", parts=hanging)
+    os._exit(max([*codes, *ends], default=Exit.OK))
 
 
 def _open_admin(

@@ -21,7 +21,6 @@ from worker.commits import (
     NotCommittedError,
     Sent,
     are_committed,
-    commit_to_group,
     end_transaction,
     named,
 )
@@ -29,7 +28,8 @@ from worker.dead_letters import dead_letters
 from worker.exits import Exit, StopWorker
 from worker.hopeless import stop_if_hopeless
 from worker.native_send import send_of
-from worker.patience import Patience
+from worker.offset_commit import commit_of
+from worker.patience import Answer, Patience
 from worker.privacy import Privacy
 from worker.refusals import Refusals
 from worker.rights import unauthorized
@@ -50,7 +50,7 @@ class _Ending:
     commit: Commit
     consumer: Any
     give_up_s: float
-    end: Future[Any] | None  # None: outputs are not all acknowledged yet, and the offsets wait for that
+    end: Answer | None  # None: outputs are not all acknowledged yet, and the offsets wait for that
 
 
 class Sink:
@@ -254,9 +254,11 @@ class Sink:
             if not may_wait and time.monotonic() < ending.give_up_s:
                 return
             raise self._lost(f"{left} outputs not acknowledged in time")
-        commit = partial(commit_to_group, ending.consumer, ending.commit.offsets)
-        give_up_s = time.monotonic() + _FLUSH_S
-        self._ending = replace(ending, give_up_s=give_up_s, end=in_background(commit, "commit"))
+        try:
+            end = commit_of(ending.consumer, ending.commit.offsets)
+        except KafkaException as error:
+            raise NotCommittedError(error.args[0].str()) from error
+        self._ending = replace(ending, give_up_s=time.monotonic() + _FLUSH_S, end=end)
 
     def _flush(self, give_up_s: float) -> None:
         """Wait until all that was sent is acknowledged, or refused."""
@@ -283,10 +285,12 @@ class Sink:
             self._lost(f"not aborted: {error}")
 
     def let_offsets_arrive(self) -> None:
-        """Wait, not for long, for a commit under way: its consumer must not be closed meanwhile."""
+        """Wait, not for long, for a commit under way, and let go of it: its consumer may be closed then."""
         if self._ending is not None and self._ending.end is not None:
             with suppress(Exception):
                 self.patience.answer(self._ending.end, time.monotonic() + _SLACK_S)
+        if not self.is_transactional:
+            self._ending = None
 
     def undecided(self) -> NotCommittedError:
         """The offsets stay undecided for longer than any transaction: end what we may have left open."""
@@ -356,6 +360,9 @@ class Sink:
         stop_if_hopeless(said, topic=topic, pipeline=self._pipeline, transactional_id=name)
 
     def _lost(self, why: str, *, is_member: bool = True) -> NotCommittedError:
+        if self.patience.is_over:  # a new one could not even begin; whoever takes the lanes decides
+            self._is_open, self._sent = False, []
+            return NotCommittedError(why, is_member=is_member)
         self._log.warning("producer given up, making a new one", error=why)
         self._remake()
         return NotCommittedError(why, is_member=is_member)

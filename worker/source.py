@@ -328,8 +328,8 @@ class Source:
     def _check_topic(self) -> None:
         """Stop when the topic is really gone; a broker that just started may not know it yet."""
         try:
-            found = self.consumer.list_topics(self._topic, timeout=_METADATA_S).topics[self._topic]
-        except KafkaException:
+            found = self.consumer.list_topics(self._topic, timeout=_ASK_AGAIN_S).topics[self._topic]
+        except KafkaException:  # it comes up again
             return
         if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise StopWorker(

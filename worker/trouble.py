@@ -28,6 +28,19 @@ class Trouble:
                 Exit.KAFKA, f"{SAME_TROUBLE_TIMES} tries in a row were in vain: {error}"
             ) from error
 
+    def is_on(self, now_ms: float) -> bool:
+        """Whether nothing was committed since a recovery that is not long ago."""
+        return self._times > 0 and now_ms - self._at_ms < SAME_TROUBLE_MS
+
     def is_over(self) -> None:
         """Something was committed."""
         self._times = 0
+
+
+def unfinished() -> StopWorker:
+    """How a worker ends that was asked to, and could not commit all that it had polled."""
+    return StopWorker(
+        Exit.KAFKA,
+        "asked to stop, and not all that was polled could be committed in time: whoever takes the lanes "
+        "scores the rest again",
+    )

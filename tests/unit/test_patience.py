@@ -18,12 +18,13 @@ def later(seconds: float) -> float:
     return time.monotonic() + seconds
 
 
-def test_an_answer_is_handed_on_and_so_is_what_a_call_raised() -> None:
+def test_an_answer_ends_the_wait_and_what_a_call_raised_is_raised() -> None:
     well: Future[int] = Future()
     ill: Future[int] = Future()
     threading.Timer(0.3, lambda: (well.set_result(7), ill.set_exception(KeyError("x")))).start()
 
-    assert Patience().answer(well, later(FAR_S)) == 7
+    Patience().answer(well, later(FAR_S))
+    assert well.done()
     with pytest.raises(KeyError):
         Patience().answer(ill, later(FAR_S))
 
@@ -32,7 +33,15 @@ def test_an_answer_that_is_there_is_taken_however_late_it_is() -> None:
     done: Future[int] = Future()
     done.set_result(7)
 
-    assert Patience().answer(done, later(-1.0)) == 7
+    Patience().answer(done, later(-1.0))
+
+
+def test_a_call_that_gave_up_itself_says_so_in_its_own_words() -> None:
+    late: Future[int] = Future()
+    late.set_exception(TimeoutError("too late, a successor decides"))
+
+    with pytest.raises(TimeoutError, match="a successor decides"):
+        Patience().answer(late, later(FAR_S))
 
 
 def test_no_answer_ends_the_wait_when_its_time_is_up_and_says_how_long_it_was() -> None:
