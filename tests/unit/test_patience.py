@@ -21,7 +21,12 @@ def later(seconds: float) -> float:
 def test_an_answer_ends_the_wait_and_what_a_call_raised_is_raised() -> None:
     well: Future[int] = Future()
     ill: Future[int] = Future()
-    threading.Timer(0.3, lambda: (well.set_result(7), ill.set_exception(KeyError("x")))).start()
+
+    def end() -> None:
+        well.set_result(7)
+        ill.set_exception(KeyError("x"))
+
+    threading.Timer(0.3, end).start()
 
     Patience().answer(well, later(FAR_S))
     assert well.done()
