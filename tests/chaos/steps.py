@@ -33,7 +33,8 @@ STEPS = (
     Step(name="flush", module="worker.native_send", attribute="Producer.flush"),
     Step(name="offsets", module="worker.native_send", attribute="Producer.send_offsets_to_transaction"),
     Step(name="commit", module="worker.native_send", attribute="Producer.commit_transaction"),
-    Step(name="commit-offsets", module="worker.source", attribute="Consumer.commit"),
+    Step(name="commit-offsets", module="worker.sink", attribute="commit_of"),
+    Step(name="hear-offsets", module="worker.sink", attribute="are_committed"),
     Step(name="write", module="feature_cache.redis_store", attribute="RedisStore.write"),
     Step(name="take", module="feature_cache.redis_store", attribute="RedisStore.take"),
     Step(name="init", module="worker.native_send", attribute="Producer.init_transactions"),
@@ -49,7 +50,7 @@ STEPS = (
 _ALWAYS = ("poll", "decode", "features", "load", "infer", "decide", "encode", "send", "write")
 STEADY = {
     "exactly_once": (*_ALWAYS, "begin", "offsets", "commit"),
-    "at_least_once": (*_ALWAYS, "acknowledge", "commit-offsets"),
+    "at_least_once": (*_ALWAYS, "acknowledge", "commit-offsets", "hear-offsets"),
 }
 
 
