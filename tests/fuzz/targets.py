@@ -236,7 +236,10 @@ def _http() -> Target:
             answer = b""
             with suppress(ConnectionError):  # refused while we were still sending
                 connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
+                with suppress(
+                    OSError
+                ):  # not connected any more: refused and closed, which is no error of ours
+                    connection.shutdown(socket.SHUT_WR)
                 while chunk := connection.recv(65536):
                     answer += chunk
             return answer
