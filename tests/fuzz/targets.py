@@ -238,7 +238,7 @@ def _http() -> Target:
                 connection.sendall(data)
                 with suppress(
                     OSError
-                ):  # not connected any more: refused and closed, which is no error of ours
+                ):  # refused and closed meanwhile, which it may
                     connection.shutdown(socket.SHUT_WR)
                 while chunk := connection.recv(65536):
                     answer += chunk
