@@ -82,8 +82,9 @@ class NativeCommit:
                     places, each.topic.encode(), each.partition
                 ).contents
                 place.offset = each.offset
-                if metadata := (each.metadata or "").encode():
-                    # The list frees it with itself.
+                if each.metadata:
+                    # With a zero at its end, as the Python client writes and reads it. The list frees it.
+                    metadata = each.metadata.encode() + b"\0"
                     place.metadata = self._lib.rd_kafka_mem_malloc(handle, len(metadata))
                     place.metadata_size = len(metadata)
                     ctypes.memmove(place.metadata, metadata, len(metadata))

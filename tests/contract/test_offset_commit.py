@@ -78,6 +78,19 @@ def test_nothing_to_commit_is_committed_at_once(member: Consumer) -> None:
 
 
 @either
+def test_what_is_noted_with_an_offset_comes_back_as_it_was_written(
+    member: Consumer, places: tuple[str, str], begin: Begin
+) -> None:
+    """However long it is, and whatever was in memory before it."""
+    _, topic = places
+    for length in range(1, 100):
+        noted = ["x" * length, "y" * (100 - length)]
+        begin(member, [TopicPartition(topic, i, 1, noted[i]) for i in range(2)]).result(WITHIN_S)
+
+        assert [metadata for _, metadata in committed(member, topic)] == noted
+
+
+@either
 @pytest.mark.parametrize(
     "code", [KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID]
 )

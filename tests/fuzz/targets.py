@@ -236,9 +236,7 @@ def _http() -> Target:
             answer = b""
             with suppress(ConnectionError):  # refused while we were still sending
                 connection.sendall(data)
-                with suppress(
-                    OSError
-                ):  # refused and closed meanwhile, which it may
+                with suppress(OSError):  # refused and closed meanwhile, which it may
                     connection.shutdown(socket.SHUT_WR)
                 while chunk := connection.recv(65536):
                     answer += chunk
