@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ EVERY_S = 8.0  # a swap
 BEFORE_S = 5.0  # each swap: before
 AROUND_S = 2.0  # and during
 WITHIN_S = 30.0
-BEGIN = "2"
+BEGIN = "2"  # the version of the pipeline file
 MANY = (10, 100)  # swaps after which memory is compared
 
 
@@ -208,9 +209,7 @@ def _judged(found: dict[str, NDArray[Any]], count: int, promoted_ms: list[float]
         "missing": count - distinct,
         "doubled": len(found["place"]) - distinct,
         "mixed_batches": sum(len(versions) > 1 for versions in versions_of_batch.values()),
-        "versions": {
-            str(version): int((found["version"] == version).sum()) for version in set(found["version"])
-        },
+        "versions": dict(sorted(Counter(found["version"].tolist()).items())),
         "p99_ms": {"before": before, "during": during},
         "p99_ratio": round(float(np.median(np.array(during) / np.array(before))), 2),
     }

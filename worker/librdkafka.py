@@ -18,6 +18,21 @@ POINTER = ctypes.c_void_p
 Signatures = dict[str, tuple[Any, list[Any]]]  # result and arguments by name
 
 
+class Place(ctypes.Structure):
+    """Its rd_kafka_topic_partition_t."""
+
+    _fields_ = [
+        ("topic", ctypes.c_char_p),
+        ("partition", ctypes.c_int32),
+        ("offset", ctypes.c_int64),
+        ("metadata", POINTER),
+        ("metadata_size", ctypes.c_size_t),
+        ("opaque", POINTER),
+        ("err", ctypes.c_int),
+        ("private", POINTER),
+    ]
+
+
 def is_known() -> bool:
     """Whether we know where this version of the Python client keeps its rd_kafka_t."""
     return str(confluent_kafka.__version__).startswith(_KNOWN)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from schemas.spans import Spans
 from worker import fetch_kernels as kernels
 from worker.fetched import Arrivals, Fetched, PlainFetch
-from worker.librdkafka import POINTER, Signatures, addresses, handle_of, is_wanted, library
+from worker.librdkafka import POINTER, Place, Signatures, addresses, handle_of, is_wanted, library
 from worker.records import Records, joined_records
 
 _SIGNATURES: Signatures = {
@@ -28,8 +28,8 @@ _SIGNATURES: Signatures = {
     "rd_kafka_queue_yield": (None, [POINTER]),
     "rd_kafka_event_error": (ctypes.c_int, [POINTER]),
     "rd_kafka_event_error_string": (ctypes.c_char_p, [POINTER]),
-    "rd_kafka_event_topic_partition": (POINTER, [POINTER]),
-    "rd_kafka_topic_partition_destroy": (None, [POINTER]),
+    "rd_kafka_event_topic_partition": (ctypes.POINTER(Place), [POINTER]),
+    "rd_kafka_topic_partition_destroy": (None, [ctypes.POINTER(Place)]),
 }
 
 
@@ -120,7 +120,7 @@ class NativeFetch:
         place = self._lib.rd_kafka_event_topic_partition(event)
         partition = -1
         if place:
-            partition = ctypes.c_int32.from_address(place + ctypes.sizeof(POINTER)).value
+            partition = place.contents.partition
             self._lib.rd_kafka_topic_partition_destroy(place)
         return KafkaError(code, (text or b"").decode("utf-8", "replace")), partition
 

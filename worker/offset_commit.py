@@ -10,26 +10,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.librdkafka import POINTER, Signatures, handle_of, is_wanted, library
-
-
-class _Place(ctypes.Structure):
-    """librdkafka's rd_kafka_topic_partition_t."""
-
-    _fields_ = [
-        ("topic", ctypes.c_char_p),
-        ("partition", ctypes.c_int32),
-        ("offset", ctypes.c_int64),
-        ("metadata", POINTER),
-        ("metadata_size", ctypes.c_size_t),
-        ("opaque", POINTER),
-        ("err", ctypes.c_int),
-        ("private", POINTER),
-    ]
+from worker.librdkafka import POINTER, Place, Signatures, handle_of, is_wanted, library
 
 
 class _Places(ctypes.Structure):
@@ -38,7 +24,7 @@ class _Places(ctypes.Structure):
     _fields_ = [
         ("cnt", ctypes.c_int),
         ("size", ctypes.c_int),
-        ("elems", ctypes.POINTER(_Place)),
+        ("elems", ctypes.POINTER(Place)),
     ]
 
 
@@ -46,7 +32,7 @@ _LIST = ctypes.POINTER(_Places)
 _SIGNATURES: Signatures = {
     "rd_kafka_topic_partition_list_new": (_LIST, [ctypes.c_int]),
     "rd_kafka_topic_partition_list_add": (
-        ctypes.POINTER(_Place),
+        ctypes.POINTER(Place),
         [_LIST, ctypes.c_char_p, ctypes.c_int32],
     ),
     "rd_kafka_topic_partition_list_destroy": (None, [_LIST]),
@@ -61,6 +47,12 @@ _SIGNATURES: Signatures = {
 }
 
 
+@cache
+def _functions() -> Any:
+    """Looked up once: commits come ten times a second."""
+    return library(_SIGNATURES)
+
+
 class NativeCommit:
     """Under way; of the thread that polls the consumer. Let go of it before the consumer is closed."""
 
@@ -72,7 +64,7 @@ class NativeCommit:
         """
         self._consumer = consumer  # keeps the handle alive
         self._error = KafkaError.NO_ERROR
-        self._lib = library(_SIGNATURES)
+        self._lib = _functions()
         handle = handle_of(consumer)
         self._queue: int | None = self._lib.rd_kafka_queue_new(handle)
         places = self._lib.rd_kafka_topic_partition_list_new(len(offsets))

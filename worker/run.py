@@ -119,7 +119,7 @@ class Worker:
         finally:
             self.failure = self.failure or self._unfinished()
             self.is_closing = True
-            stop.set()
+            stop.set()  # from here on the service waits for it only so long
             if self._answers is not None:
                 self._answers.inbox.close("this worker is stopping")
             if line.rollout is not None:

@@ -21,7 +21,7 @@ SECONDS = float(os.environ.get("PENSTOCK_CHAOS_SECONDS", "80"))  # of faults, in
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Services]:
-    """Three brokers, a Redis and the network between them and the workers: fresh ones for each test."""
+    """Three brokers, a Redis and the network between them and the workers."""
     yield from or_missing("Kafka cluster and Redis", services)
 
 

@@ -18,7 +18,6 @@ WITHIN_S = 30.0
 LATE_MS = 3000
 Begin = Callable[[Any, list[TopicPartition]], NativeCommit | PlainCommit]
 pytestmark = pytest.mark.skipif(not is_known(), reason="another version of the client: we use its own calls")
-native_only = pytest.mark.parametrize("begin", [NativeCommit])
 either = pytest.mark.parametrize("begin", [NativeCommit, PlainCommit])
 
 
@@ -110,12 +109,11 @@ def test_what_kafka_answers_is_raised_each_time_it_is_asked_for(
     member.close()
 
 
-@native_only
-def test_a_commit_that_is_not_answered_keeps_no_poll_waiting(unique_name: str, begin: Begin) -> None:
+def test_a_commit_that_is_not_answered_keeps_no_poll_waiting(unique_name: str) -> None:
     cluster = MockCluster({unique_name: 2})
     member = join(cluster.bootstrap, unique_name, unique_name)
     cluster.answer_late(Api.OFFSET_COMMIT, LATE_MS)
-    commit = begin(member, [TopicPartition(unique_name, 0, 1)])
+    commit = NativeCommit(member, [TopicPartition(unique_name, 0, 1)])
 
     member.consume(1, 0.0)
 
@@ -152,13 +150,12 @@ def test_a_partition_that_is_to_be_given_up_can_be_committed_first(
     assert given_up == [None]
 
 
-@native_only
 def test_one_that_nobody_waits_for_any_more_does_not_keep_the_consumer_from_closing(
-    unique_name: str, begin: Begin
+    unique_name: str,
 ) -> None:
     cluster = MockCluster({unique_name: 2})
     member = join(cluster.bootstrap, unique_name, unique_name)
     cluster.answer_late(Api.OFFSET_COMMIT, LATE_MS)
 
-    begin(member, [TopicPartition(unique_name, 0, 1)])  # and let go of
+    NativeCommit(member, [TopicPartition(unique_name, 0, 1)])  # and let go of
     member.close()
