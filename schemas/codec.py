@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas import slow
+from schemas.columns import Columns, joined_columns
 from schemas.form import Form, Format, avro_form
 from schemas.group import Group, split, whole
 from schemas.lane import Bad, Lane, decode, kept, lane
@@ -42,9 +43,14 @@ class Reject:
 class Decoded:
     """What became of a list of records."""
 
-    table: pa.RecordBatch  # the n good records in the order of the input, columns of the reader schema
+    columns: Columns  # of the reader schema, of the n good records in the order of the input
     rows: NDArray[np.int64]  # (n,) index of each good record in the input, ascending
     rejects: tuple[Reject, ...]  # the others, ascending by row
+
+    @property
+    def table(self) -> pa.RecordBatch:
+        """The columns for Arrow."""
+        return self.columns.batch
 
 
 class Codec:
@@ -114,9 +120,9 @@ class Codec:
         group = whole(held, self._likely, self.max_bytes) if likely is not None else None
         if likely is None or group is None:
             return self._decode_groups(held)
-        table, bad = decode(likely, group.payloads)
+        columns, bad = decode(likely, group.payloads)
         rows = group.rows[kept(len(group.rows), bad)] if bad else group.rows
-        return Decoded(table=table, rows=rows, rejects=tuple(_rejects(group, dict(sorted(bad.items())))))
+        return Decoded(columns=columns, rows=rows, rejects=tuple(_rejects(group, dict(sorted(bad.items())))))
 
     def _decode_groups(self, held: Spans) -> Decoded:
         """The same where not all records are of the schema that the last ones were of."""
@@ -138,11 +144,12 @@ class Codec:
                 continue
             if len(group.rows) > most:
                 self._likely, most = group.prefix, len(group.rows)
-            table, bad = decode(self._lanes[group.prefix], group.payloads)
-            parts.append((table, group.rows[kept(len(group.rows), bad)]))
+            columns, bad = decode(self._lanes[group.prefix], group.payloads)
+            parts.append((columns, group.rows[kept(len(group.rows), bad)]))
             rejects.extend(_rejects(group, bad))
-        table, rows = _merge(self.reader, parts)
-        return Decoded(table=table, rows=rows, rejects=tuple(sorted(rejects, key=lambda reject: reject.row)))
+        columns, rows = _merge(self.reader, parts)
+        rejects.sort(key=lambda reject: reject.row)
+        return Decoded(columns=columns, rows=rows, rejects=tuple(rejects))
 
     def encode(self, table: pa.RecordBatch) -> list[bytes]:
         """Return one record for each row of a batch that has the columns of the reader schema.
@@ -312,13 +319,13 @@ def _rejects(group: Group, bad: Bad) -> Iterator[Reject]:
 
 
 def _merge(
-    reader: Schema, parts: list[tuple[pa.RecordBatch, NDArray[np.int64]]]
-) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+    reader: Schema, parts: list[tuple[Columns, NDArray[np.int64]]]
+) -> tuple[Columns, NDArray[np.int64]]:
     """Return all parts as one, in the order of their rows."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        return slow.to_batch(reader, []), np.zeros(0, np.int64)
+        return Columns(slow.to_batch(reader, [])), np.zeros(0, np.int64)
     rows = np.concatenate([part[1] for part in parts])
     order = np.argsort(rows)
-    return pa.concat_batches([part[0] for part in parts]).take(pa.array(order)), rows[order]
+    return joined_columns([part[0] for part in parts]).take(order), rows[order]

@@ -1,15 +1,12 @@
-"""Flat records between bytes and Arrow columns: which kernel reads and writes what."""
+"""Flat records to columns: what a kernel finds in them, and that for Arrow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas import kernels
@@ -28,8 +25,6 @@ _KINDS: Final = {
     "enum": kernels.ENUM,
 }
 TEXT: Final = (kernels.BYTES, kernels.STRING)
-_MOST_BYTES: Final = 11  # of a field that is neither bytes nor text: a branch and a number
-_NOTHING: Final = np.zeros(0, np.uint8)
 _OFFSET_LIMIT: Final = 1 << 31  # offsets of Arrow strings have 32 bits
 
 
@@ -50,6 +45,7 @@ class Plan:
 
     arrow: pa.Schema
     columns: tuple[Column, ...]
+    index: dict[str, int]  # which column a name is
     kinds: NDArray[np.int8]  # (f,)
     null_index: NDArray[np.int8]  # (f,)
     symbols: NDArray[np.int64]  # (f,)
@@ -64,6 +60,7 @@ def plan(schema: Schema) -> Plan | None:
     return Plan(
         arrow=schema.arrow,
         columns=flat,
+        index={column.name: f for f, column in enumerate(flat)},
         kinds=np.array([column.kind for column in flat], np.int8),
         null_index=np.array([column.null_index for column in flat], np.int8),
         symbols=np.array([len(column.symbols or ()) for column in flat], np.int64),
@@ -96,28 +93,37 @@ def room(plan: Plan, count: int) -> Cells:
     )
 
 
-def to_batch(plan: Plan, found: Cells, data: NDArray[np.uint8]) -> pa.RecordBatch:
-    """What was found as Arrow columns; texts begin where their cells say in data.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """What a kernel has found in n records; texts begin where their cells say in data."""
+
+    plan: Plan
+    cells: Cells
+    data: NDArray[np.uint8]
+    nulls: list[int]  # (f,)
+
+
+def found(plan: Plan, cells: Cells, data: NDArray[np.uint8]) -> Found:
+    """What a kernel left in these cells.
 
     Raises:
         ValueError: the texts of one field have more than 2 GiB.
     """
-    is_null, has_bytes = found.nulls.tolist(), found.text_bytes.tolist()
-    arrays = [
-        _array(
-            column,
-            found.cells[f],
-            found.sizes[f],
-            found.valid[f] if is_null[f] else None,
-            data,
-            has_bytes[f],
-        )
-        for f, column in enumerate(plan.columns)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=plan.arrow)
+    most = max(has_bytes := cells.text_bytes.tolist())
+    if most >= _OFFSET_LIMIT:
+        name = plan.columns[has_bytes.index(most)].name
+        raise ValueError(f"{name}: found {most} bytes of text, expected less than 2 GiB")
+    return Found(plan=plan, cells=cells, data=data, nulls=cells.nulls.tolist())
 
 
-def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_] | None]:
+def to_batch(found: Found) -> pa.RecordBatch:
+    """All columns for Arrow."""
+    return pa.RecordBatch.from_arrays(
+        [array(found, f) for f in range(len(found.plan.columns))], schema=found.plan.arrow
+    )
+
+
+def decode(plan: Plan, payloads: Spans) -> tuple[Found, NDArray[np.bool_] | None]:
     """The columns of n records, and which of them (n,) are good; None: all of them.
 
     Good is exactly one canonical value. What the columns hold where a record is not good means nothing.
@@ -125,7 +131,7 @@ def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool
     Raises:
         ValueError: the texts of one field have more than 2 GiB.
     """
-    found = room(plan, len(payloads))
+    cells = room(plan, len(payloads))
     all_good = kernels.read_records(
         payloads.data,
         payloads.starts,
@@ -133,82 +139,14 @@ def decode(plan: Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool
         plan.kinds,
         plan.null_index,
         plan.symbols,
-        found.cells,
-        found.sizes,
-        found.valid,
-        found.good,
-        found.nulls,
-        found.text_bytes,
+        cells.cells,
+        cells.sizes,
+        cells.valid,
+        cells.good,
+        cells.nulls,
+        cells.text_bytes,
     )
-    return to_batch(plan, found, payloads.data), None if all_good == len(payloads) else found.good
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Filled:
-    """What a kernel writes n records of f fields from."""
-
-    kinds: NDArray[np.int8]  # (f,), CONSTANT where all records have the same bytes
-    cells: NDArray[np.int64]  # (f, n)
-    sizes: NDArray[np.int32]  # (f, n)
-    valid: NDArray[np.bool_]  # (f, n)
-    data: NDArray[np.uint8]  # what the cells of texts and constants are positions in
-
-
-def fill(
-    plan: Plan,
-    columns: Mapping[str, Any],
-    count: int,
-    encode_constant: Callable[[Column, Any], NDArray[np.uint8]],
-) -> Filled:
-    """Columns as a kernel takes them: Arrow or numpy arrays (masked: null), or one value for all records.
-
-    Enums may be indices of their symbols.
-
-    Args:
-        plan: of the schema.
-        columns: every field by name.
-        count: n, how many records.
-        encode_constant: the encoded bytes of a value that all records have.
-
-    Raises:
-        ValueError: a value that the field cannot hold, or another number of them.
-    """
-    fields = len(plan.columns)
-    kinds = plan.kinds.copy()
-    cells, sizes = np.empty((fields, count), np.int64), np.zeros((fields, count), np.int32)
-    valid = np.ones((fields, count), np.bool_)
-    data, used = [_NOTHING], 0
-    for f, column in enumerate(plan.columns):
-        value = columns[column.name]
-        if isinstance(value, pa.Array | np.ndarray):
-            part = fill_cells(column, value, cells[f], sizes[f], valid[f])
-        else:
-            part = encode_constant(column, value)
-            kinds[f], cells[f], sizes[f] = kernels.CONSTANT, 0, len(part)
-        if part is not None:
-            cells[f] += used
-            data.append(part)
-            used += len(part)
-    return Filled(kinds=kinds, cells=cells, sizes=sizes, valid=valid, data=np.concatenate(data))
-
-
-def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b"") -> Spans:
-    """Records from columns as `fill` takes them, each behind this prefix; see there for errors."""
-    filled = fill(plan, columns, count, constant)
-    most = count * (len(prefix) + _MOST_BYTES * len(plan.columns)) + int(filled.sizes.sum(dtype=np.int64))
-    out, offsets = np.empty(most, np.uint8), np.zeros(count + 1, np.int64)
-    kernels.write_records(
-        np.frombuffer(prefix, np.uint8),
-        filled.kinds,
-        plan.null_index,
-        filled.cells,
-        filled.sizes,
-        filled.valid,
-        filled.data,
-        out,
-        offsets[1:],
-    )
-    return Spans(out, offsets[:-1], offsets[1:])
+    return found(plan, cells, payloads.data), None if all_good == len(payloads) else cells.good
 
 
 def _column(name: str, node: Node) -> Column | None:
@@ -225,15 +163,11 @@ def _column(name: str, node: Node) -> Column | None:
     )
 
 
-def _array(
-    column: Column,
-    cells: NDArray[np.int64],
-    sizes: NDArray[np.int32],
-    valid: NDArray[np.bool_] | None,
-    data: NDArray[np.uint8],
-    text_bytes: int,
-) -> pa.Array:
-    """One decoded field as Arrow has it; valid None: none is null."""
+def array(found: Found, f: int) -> pa.Array:
+    """One decoded field for Arrow."""
+    column, data, text_bytes = found.plan.columns[f], found.data, int(found.cells.text_bytes[f])
+    cells, sizes = found.cells.cells[f], found.cells.sizes[f]
+    valid = found.cells.valid[f] if found.nulls[f] else None
     count = len(cells)
     validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     if column.symbols is not None:
@@ -244,8 +178,6 @@ def _array(
             sizes[~valid] = 0
         text_bytes = int(sizes.sum(dtype=np.int64))
     if column.symbols is not None or column.kind in TEXT:
-        if text_bytes >= _OFFSET_LIMIT:
-            raise ValueError(f"{column.name}: found {text_bytes} bytes of text, expected less than 2 GiB")
         offsets, text = np.empty(count + 1, np.int32), np.empty(text_bytes, np.uint8)
         kernels.texts(data, cells, sizes, offsets, text)
         buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(text)]
@@ -257,126 +189,3 @@ def _array(
     else:
         values = cells
     return pa.Array.from_buffers(column.arrow, count, [validity, pa.py_buffer(values)])
-
-
-@lru_cache(maxsize=1024, typed=True)
-def constant(column: Column, value: Any) -> NDArray[np.uint8]:
-    """The bytes of one value for all records; most stay the same from batch to batch."""
-    if value is None and column.null_index < 0:
-        raise ValueError(f"{column.name}: found null, expected a value")
-    cells, sizes, valid = np.empty((1, 1), np.int64), np.zeros((1, 1), np.int32), np.ones((1, 1), np.bool_)
-    data = fill_cells(column, pa.array([value], column.arrow), cells[0], sizes[0], valid[0])
-    out, ends = np.empty(_MOST_BYTES + int(sizes[0, 0]), np.uint8), np.empty(1, np.int64)
-    kernels.write_records(
-        _NOTHING,
-        np.array([column.kind], np.int8),
-        np.array([column.null_index], np.int8),
-        cells,
-        sizes,
-        valid,
-        _NOTHING if data is None else data,
-        out,
-        ends,
-    )
-    return out[: ends[0]]
-
-
-def fill_cells(
-    column: Column,
-    value: pa.Array | NDArray[Any],
-    cells: NDArray[np.int64],
-    sizes: NDArray[np.int32],
-    valid: NDArray[np.bool_],
-) -> NDArray[np.uint8] | None:
-    """Put one field to be encoded into its cells, sizes (all 0) and valid (all True), (n,) each.
-
-    Returns:
-        What cells are positions in, where they are.
-    """
-    if len(value) != len(cells):
-        raise ValueError(f"{column.name}: found {len(value)} values, expected {len(cells)}")
-    if isinstance(value, np.ma.MaskedArray):
-        _fill_valid(column, ~np.ma.getmaskarray(value), valid)
-        value = value.filled(0)
-    if isinstance(value, np.ndarray):
-        is_float = column.kind in (kernels.FLOAT, kernels.DOUBLE)
-        if column.kind not in TEXT and value.dtype.kind in ("biuf" if is_float else "biu"):
-            _fill_numbers(column, value, cells)
-            return None
-        value = pa.array(value, column.arrow, mask=~valid)
-    return _fill_array(column, value, cells, sizes, valid)
-
-
-def _fill_valid(column: Column, found: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-    if column.null_index < 0 and not found.all():
-        raise ValueError(f"{column.name}: found {int((~found).sum())} nulls, expected none")
-    valid[:] = found
-
-
-def _fill_numbers(column: Column, value: NDArray[Any], cells: NDArray[np.int64]) -> None:
-    if column.kind == kernels.FLOAT:
-        cells[:] = np.ascontiguousarray(value, np.float32).view(np.int32)
-    elif column.kind == kernels.DOUBLE:
-        cells[:] = np.ascontiguousarray(value, np.float64).view(np.int64)
-    else:
-        cells[:] = value
-        if not (column.kind == kernels.INT and value.dtype == np.int32) and value.dtype.kind != "b":
-            _check_range(column, cells)
-
-
-def _check_range(column: Column, cells: NDArray[np.int64]) -> None:
-    """Raise ValueError where an int or the index of a symbol is out of range."""
-    if column.symbols is not None:
-        low, high = 0, len(column.symbols) - 1
-    elif column.kind == kernels.INT:
-        low, high = -(1 << 31), (1 << 31) - 1
-    elif column.kind == kernels.BOOLEAN:
-        low, high = 0, 1
-    else:
-        return  # whatever the array can hold
-    if len(cells) and not low <= cells.min() <= cells.max() <= high:
-        raise ValueError(f"{column.name}: found {cells.min()} to {cells.max()}, expected {low} to {high}")
-
-
-def _fill_array(
-    column: Column,
-    array: pa.Array,
-    cells: NDArray[np.int64],
-    sizes: NDArray[np.int32],
-    valid: NDArray[np.bool_],
-) -> NDArray[np.uint8] | None:
-    has_nulls = array.null_count > 0
-    if has_nulls:
-        _fill_valid(column, array.is_valid().to_numpy(zero_copy_only=False), valid)
-    if column.symbols is not None:
-        cells[:] = _symbol_indices(column, array)
-        return None
-    if array.type != column.arrow:
-        array = array.cast(column.arrow)
-    if column.kind in TEXT:
-        offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
-        cells[:] = offsets[:-1]
-        np.subtract(offsets[1:], offsets[:-1], out=sizes)
-        if has_nulls:
-            sizes[~valid] = 0
-        text = array.buffers()[2]
-        return _NOTHING if text is None else np.frombuffer(text, np.uint8)
-    if column.kind == kernels.BOOLEAN:
-        cells[:] = (array.fill_null(False) if has_nulls else array).to_numpy(zero_copy_only=False)
-    else:
-        width = np.int32 if column.kind in (kernels.INT, kernels.FLOAT) else np.int64
-        cells[:] = np.frombuffer(
-            array.buffers()[1], width, len(array), np.dtype(width).itemsize * array.offset
-        )
-    return None
-
-
-def _symbol_indices(column: Column, array: pa.Array) -> NDArray[np.int64]:
-    """(n,) which symbol of the enum each is, 0 where null."""
-    assert column.symbols is not None
-    known = [symbol.decode() for symbol in column.symbols.to_list()]
-    index = pc.index_in(array.cast(pa.string()), value_set=pa.array(known, pa.string()))
-    if index.null_count != array.null_count:
-        raise ValueError(f"{column.name}: found an unknown symbol, expected one of {', '.join(known)}")
-    found: NDArray[np.int64] = index.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return found

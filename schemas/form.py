@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from schemas import flat, slow
+from schemas.filling import encode
 from schemas.lane import Lane, lane
 from schemas.schema import Schema
 from schemas.spans import Spans
@@ -35,7 +36,7 @@ def avro_form(reader: Schema) -> Form:
     plan = flat.plan(reader)
     return Form(
         lane=lane(reader, reader),
-        write_columns=None if plan is None else partial(flat.encode, plan),
+        write_columns=None if plan is None else partial(encode, plan),
         write=slow.compile_write(reader),
         write_trusted=slow.compile_write(reader, trusted=True),
         write_typed=slow.compile_write(reader, typed=True),

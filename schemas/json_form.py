@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas import flat, json_text_kernels, json_write_kernels, kernels
+from schemas.filling import constant, fill, fill_cells
 from schemas.form import Form
 from schemas.framing import unframe_id
 from schemas.json_kernels import find_values
@@ -102,7 +103,7 @@ def _field(field: Field, column: flat.Column) -> _Field:
     missing, value = _when_missing(field)
     per_s = _per_s(field)
     cells, sizes = np.zeros(1, np.int64), np.zeros(1, np.int32)
-    text = flat.fill_cells(column, pa.array([value], column.arrow), cells, sizes, np.ones(1, np.bool_))
+    text = fill_cells(column, pa.array([value], column.arrow), cells, sizes, np.ones(1, np.bool_))
     if column.kind == kernels.FLOAT:  # the kernel leaves doubles, here as where it reads them
         cells = np.array([value], np.float64).view(np.int64)
     return _Field(
@@ -142,7 +143,7 @@ def _blank(kind: str, symbols: tuple[str, ...]) -> Any:
     return symbols[0] if kind == "enum" else {"string": "", "bytes": b"", "boolean": False}.get(kind, 0)
 
 
-def _decode(plan: _Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_] | None]:
+def _decode(plan: _Plan, payloads: Spans) -> tuple[flat.Found, NDArray[np.bool_] | None]:
     """The columns of n payloads, and which of them are good; None: all of them."""
     count, found = len(payloads), flat.room(plan.columns, len(payloads))
     begins, stops = np.empty((2, len(plan.fields), count), np.int64)
@@ -158,7 +159,7 @@ def _decode(plan: _Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bo
         found.cells[:, ~good], found.sizes[:, ~good], found.valid[:, ~good] = 0, 0, True
     np.sum(~found.valid, axis=1, out=found.nulls)
     np.sum(found.sizes, axis=1, out=found.text_bytes)
-    return flat.to_batch(plan.columns, found, out), None if all_good else good
+    return flat.found(plan.columns, found, out), None if all_good else good
 
 
 def _read(
@@ -214,8 +215,8 @@ def _read(
 
 
 def _encode(plan: _Plan, columns: Mapping[str, Any], count: int, prefix: bytes) -> Spans:
-    """Records from columns, see `flat.fill`."""
-    filled = flat.fill(plan.columns, columns, count, _json_constant)
+    """Records from columns, see `fill`."""
+    filled = fill(plan.columns, columns, count, _json_constant)
     data, used, most = [filled.data], len(filled.data), 0
     for f, column in enumerate(plan.columns.columns):
         kind, sizes = filled.kinds[f], filled.sizes[f]
@@ -272,7 +273,7 @@ def _json_constant(column: flat.Column, value: Any) -> NDArray[np.uint8]:
         if column.null_index < 0:
             raise ValueError(f"{column.name}: found null, expected a value")
         return np.frombuffer(b"null", np.uint8)
-    flat.constant(column, value)  # says what is wrong with a value
+    constant(column, value)  # says what is wrong with a value
     found = pa.array([value], column.arrow)
     plain = (found.cast(pa.int64()) if pa.types.is_timestamp(column.arrow) else found)[0].as_py()
     if column.kind == kernels.BYTES:

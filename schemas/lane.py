@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas import flat, slow
+from schemas.columns import Columns, joined_columns
 from schemas.resolve import mismatch
 from schemas.schema import Schema
 from schemas.spans import Spans
@@ -23,7 +23,7 @@ class Lane:
 
     reader: Schema
     # The columns of n payloads, and which of them are good (None: all); None: all are read one by one.
-    fast: Callable[[Spans], tuple[pa.RecordBatch, NDArray[np.bool_] | None]] | None
+    fast: Callable[[Spans], tuple[flat.Found, NDArray[np.bool_] | None]] | None
     read: Callable[[bytes], slow.Row]  # one payload, or Malformed
     problem: str | None = None  # why no record of this writer can be read
     unframe: Callable[[Spans], tuple[Spans, Bad]] | None = None  # takes off what the prefix does not
@@ -42,7 +42,7 @@ def lane(writer: Schema, reader: Schema) -> Lane:
     )
 
 
-def decode(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
+def decode(lane: Lane, payloads: Spans) -> tuple[Columns, Bad]:
     """Return the columns of the good payloads, in order, and what is wrong with each other one.
 
     Args:
@@ -51,32 +51,33 @@ def decode(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
     """
     if lane.problem is not None:
         bad = {i: Malformed("incompatible_schema", lane.problem) for i in range(len(payloads))}
-        return slow.to_batch(lane.reader, []), bad
+        return Columns(slow.to_batch(lane.reader, [])), bad
     if lane.unframe is None:
         return _decode(lane, payloads)
     bodies, bad = lane.unframe(payloads)
     if not bad:
         return _decode(lane, bodies)
     rest = kept(len(payloads), bad)
-    table, worse = _decode(lane, bodies.take(rest))
-    return table, bad | {int(rest[index]): error for index, error in worse.items()}
+    columns, worse = _decode(lane, bodies.take(rest))
+    return columns, bad | {int(rest[index]): error for index, error in worse.items()}
 
 
-def _decode(lane: Lane, payloads: Spans) -> tuple[pa.RecordBatch, Bad]:
+def _decode(lane: Lane, payloads: Spans) -> tuple[Columns, Bad]:
     if lane.fast is None:
         rows, _, bad = _read(lane, payloads, range(len(payloads)))
-        return slow.to_batch(lane.reader, rows), bad
-    table, good = lane.fast(payloads)
+        return Columns(slow.to_batch(lane.reader, rows)), bad
+    found, good = lane.fast(payloads)
+    columns = Columns(found)
     if good is None:
-        return table, {}
+        return columns, {}
     rows, places, bad = _read(lane, payloads, np.flatnonzero(~good).tolist())
     fast_rows = np.flatnonzero(good)
-    table = table.take(pa.array(fast_rows))
+    columns = columns.take(fast_rows)
     if not rows:
-        return table, bad
+        return columns, bad
     # What the kernel leaves to the reader of single records is put back into its place.
     order = np.argsort(np.concatenate([fast_rows, np.array(places, np.int64)]))
-    return pa.concat_batches([table, slow.to_batch(lane.reader, rows)]).take(pa.array(order)), bad
+    return joined_columns([columns, Columns(slow.to_batch(lane.reader, rows))]).take(order), bad
 
 
 def _read(lane: Lane, payloads: Spans, indices: list[int] | range) -> tuple[list[slow.Row], list[int], Bad]:

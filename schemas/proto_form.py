@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas import flat, kernels, proto_kernels, proto_write_kernels
+from schemas.filling import Filled, constant, fill
 from schemas.form import Form
 from schemas.framing import index_bytes, unframe_index
 from schemas.json_rows import PER_S
@@ -40,7 +41,7 @@ class _Plan:
     symbols: NDArray[np.int64]  # the numbers of all enums' symbols
     symbol_at: NDArray[np.int64]  # (f + 1,)
     missing: NDArray[np.int8]  # (f,)
-    defaults: flat.Filled  # one record of them
+    defaults: Filled  # one record of them
     widened: tuple[int, ...]  # fields that are floats in the message and doubles in the schema
     tags: NDArray[np.uint8]
     tag_at: NDArray[np.int64]  # (f + 1,)
@@ -94,7 +95,7 @@ def _plan(schema: Schema, layout: Layout) -> _Plan | None:
         symbols=np.array([number for some in numbers for number in some], np.int64),
         symbol_at=np.cumsum([0, *map(len, numbers)]),
         missing=np.array(missing, np.int8),
-        defaults=flat.fill(plan, columns, 1, flat.constant),
+        defaults=fill(plan, columns, 1, constant),
         widened=tuple(f for f, s in enumerate(slots) if (s.kind, s.node.kind) == ("float", "double")),
         tags=np.frombuffer(b"".join(tags), np.uint8),
         tag_at=np.cumsum([0, *map(len, tags)]),
@@ -119,7 +120,7 @@ def _when_missing(slot: Slot) -> tuple[int, Any]:
     return proto_kernels.DEFAULT, value
 
 
-def _decode(plan: _Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bool_] | None]:
+def _decode(plan: _Plan, payloads: Spans) -> tuple[flat.Found, NDArray[np.bool_] | None]:
     """The columns of n payloads, and which of them are good; None: all of them."""
     count, found = len(payloads), flat.room(plan.columns, len(payloads))
     data, cells = payloads.data, plan.defaults.cells[:, 0]
@@ -151,16 +152,16 @@ def _decode(plan: _Plan, payloads: Spans) -> tuple[pa.RecordBatch, NDArray[np.bo
     )
     for f in plan.widened:
         found.cells[f] = found.cells[f].astype(np.int32).view(np.float32).astype(np.float64).view(np.int64)
-    return flat.to_batch(plan.columns, found, data), None if all_good == count else found.good
+    return flat.found(plan.columns, found, data), None if all_good == count else found.good
 
 
 def _encode(plan: _Plan, columns: Mapping[str, Any], count: int, prefix: bytes) -> Spans:
-    """Records from columns, see `flat.fill`.
+    """Records from columns, see `fill`.
 
     Raises:
         ValueError: also for what the message cannot hold.
     """
-    filled = flat.fill(plan.columns, columns, count, partial(_constant, plan))
+    filled = fill(plan.columns, columns, count, partial(_constant, plan))
     for f, slot in enumerate(plan.slots):
         if filled.kinds[f] != kernels.CONSTANT:
             _check(slot, filled.valid[f])
@@ -211,7 +212,7 @@ def _cells(slot: Slot, cells: NDArray[np.int64], valid: NDArray[np.bool_]) -> ND
 @lru_cache(maxsize=1024, typed=True)
 def _constant(plan: _Plan, column: flat.Column, value: Any) -> NDArray[np.uint8]:
     """The bytes of one value for all records, with its tag; most stay the same from batch to batch."""
-    flat.constant(column, value)  # says what is wrong with a value
+    constant(column, value)  # says what is wrong with a value
     slot = next(slot for slot in plan.slots if slot.name == column.name)
     found = pa.array([value], column.arrow)
     plain = (found.cast(pa.int64()) if pa.types.is_timestamp(column.arrow) else found)[0].as_py()

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from schemas.columns import Columns
 from schemas.schema import Schema, parse_schema
 from schemas.table import to_table
 from worker.batch import Batch, Events, Features
@@ -122,7 +123,7 @@ def events(
         rows=n,
     )
     return Events(
-        table=table,
+        columns=Columns(table),
         records=records(
             [
                 Message(record_value=b"v", record_key=k, record_partition=p, record_offset=o)

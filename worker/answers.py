@@ -27,7 +27,7 @@ from schemas.spans import Spans
 from worker.asks import Ask, EventsAsk, Inbox, NotNowError, NotPossibleError, TensorsAsk, answer, fail
 from worker.batch import Batch, Events
 from worker.degradation import STEPS
-from worker.encode import alert_rows, score_columns
+from worker.encode import alert_rows, listed, score_columns
 from worker.exits import StopWorker
 from worker.features import enrich
 from worker.join_events import join_events, some_events
@@ -307,12 +307,12 @@ class Answers:
                 alert["alert_id"].rpartition("-")[2]: {name: alert[name] for name in _ALERT}
                 for alert in alert_rows(batch, scores, made.decisions, made.reasons, rows, line.stamp, now_us)
             }
-        listed = {name: _listed(value, len(rows)) for name, value in columns.items()}
+        plain = {name: listed(value, len(rows)) for name, value in columns.items()}
         told: dict[int, dict[str, Any] | Refusal] = {}
         for at, row in enumerate(batch.events.records.offset[rows].tolist()):
             each = seen[lane[row]]
             told[row] = {
-                **{name: values[at] for name, values in listed.items()},
+                **{name: values[at] for name, values in plain.items()},
                 "alert": alerts.get(str(row)),
                 "as_of": {
                     "partition": each.partition,
@@ -321,13 +321,6 @@ class Answers:
                 },
             }
         return told
-
-
-def _listed(column: Any, count: int) -> list[Any]:
-    """A column of score.avsc, or a value that stands for all rows, as plain values."""
-    if isinstance(column, list):
-        return column
-    return list(column.tolist()) if hasattr(column, "tolist") else [column] * count
 
 
 def _known(line: Line, asks: Sequence[EventsAsk]) -> tuple[Known, ...]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.columns import Columns, joined_columns
 from worker.records import Record, Records, joined_records
 from worker.trace_batch import Trace
 
@@ -28,7 +29,7 @@ class Rejected:
 class Events:
     """Decoded events in offset order by partition, and the next offset of everything polled with them."""
 
-    table: pa.RecordBatch  # (n rows) columns of the reader's schema
+    columns: Columns  # (n,) of the reader's schema
     records: Records  # (n,) that they were decoded from; the key of each is its entity
     event_us: NDArray[np.int64]  # (n,) event time
     next_offsets: dict[int, int]  # partition to the offset to read next; rejected records count too
@@ -36,6 +37,11 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def table(self) -> pa.RecordBatch:
+        """The columns for Arrow."""
+        return self.columns.batch
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -99,7 +105,7 @@ def join(parts: list[Batch]) -> Batch:
 
     return Batch(
         events=Events(
-            table=pa.concat_batches([e.table for e in events]),
+            columns=joined_columns([e.columns for e in events]),
             records=joined_records([e.records for e in events]),
             event_us=flat([e.event_us for e in events]),
             next_offsets=next_offsets,
@@ -132,7 +138,7 @@ def take(batch: Batch, rows: NDArray[np.int64]) -> Batch:
     }
     return Batch(
         events=Events(
-            table=events.table.take(pa.array(rows)),
+            columns=events.columns.take(rows),
             records=events.records.take(rows),
             event_us=events.event_us[rows],
             next_offsets=events.next_offsets,

@@ -16,9 +16,9 @@ from confluent_kafka import Consumer, TopicPartition
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
+from schemas.columns import texts
 from schemas.schema import Schema, load_schema
 from schemas.spans import Spans, text_spans
-from worker import columns
 from worker.capacity_values import generated
 from worker.codecs import input_codec
 from worker.config import ConfigError, Pipeline
@@ -54,7 +54,7 @@ class Pool:
     @property
     def keys(self) -> Spans:
         """The (k,) different record keys."""
-        return text_spans(pc.unique(columns.texts(self.table, self.key_field)))
+        return text_spans(pc.unique(texts(self.table.column(self.key_field))))
 
     def take(self, first: int, count: int) -> pa.RecordBatch:
         """Events first, first + 1, ... as columns of the schema."""
@@ -76,7 +76,7 @@ class Pool:
         """Write events to an Arrow file with the binary columns `key` and `value`; return their bytes."""
         table = self.take(first, count)
         values = pa.array(codec.encode(table), pa.binary())
-        keys = columns.texts(table, self.key_field).cast(pa.binary())
+        keys = texts(table.column(self.key_field)).cast(pa.binary())
         records = pa.table({"key": keys, "value": values})
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, records.schema) as writer:
             writer.write_table(records)

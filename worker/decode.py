@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.codec import Codec
-from schemas.spans import Spans, equal, spans_of, text_spans
-from worker import columns
+from schemas.columns import Columns
+from schemas.spans import Spans, equal, spans_of
 from worker.batch import Events, Rejected
 from worker.by_lane import next_offsets
 from worker.records import Records
@@ -18,7 +18,7 @@ from worker.sound import are_finite, are_sound
 
 TIME_MARKER = "penstock.time-marker"  # header of a record without value; see docs/time.md
 _MARKER_DIGITS = 15  # milliseconds for another 30,000 years
-_NO_OFFSETS = np.zeros(0, np.int32)
+_NO_SPANS = np.zeros(0, np.int64)
 _LATEST_US = 2**61  # beyond this, microseconds would overflow in sums with a window
 
 
@@ -77,17 +77,17 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
         for reject in decoded.rejects
         if reject.row not in markers
     ]
-    table, rows = decoded.table, decoded.rows
+    columns, rows = decoded.columns, decoded.rows
     kept = records if len(rows) == len(records) else records.take(rows)
     event_latest_us = np.full(len(rows), _LATEST_US) if plan.takes_future else latest_us[rows]
-    event_us, verdict = _validate(table, kept.keys, plan, event_latest_us)
+    event_us, verdict = _validate(columns, kept.keys, plan, event_latest_us)
     if verdict.why:
         for row, (reason, detail) in sorted(verdict.why.items()):
             rejected.append(_rejected(records, int(rows[row]), "validate", reason, detail))
         good = np.flatnonzero(verdict.keep)
-        table, kept, event_us = table.take(pa.array(good)), kept.take(good), event_us[good]
+        columns, kept, event_us = columns.take(good), kept.take(good), event_us[good]
     return Events(
-        table=table,
+        columns=columns,
         records=kept,
         event_us=event_us,
         next_offsets=next_offsets(records.partition, records.offset),
@@ -108,27 +108,31 @@ def decode_table(
         See `decode`; what would be wrong with a record is wrong with a row. Rows have no Kafka timestamp, so
         none is too far in the future.
     """
-    n = table.num_rows
+    n, columns = table.num_rows, Columns(table)
     nothing = spans_of([None] * n)
     records = Records(
         topic=topic,
         values=nothing,
-        keys=text_spans(columns.texts(table, plan.key)),
+        keys=columns.spans(plan.key),
         headers=nothing,
         partition=np.zeros(n, np.int32),
         offset=np.arange(first_offset, first_offset + n),
         produced_ms=np.full(n, -1, np.int64),
     )
-    event_us, verdict = _validate(table, records.keys, plan, np.full(n, _LATEST_US))
+    event_us, verdict = _validate(columns, records.keys, plan, np.full(n, _LATEST_US))
     rejected = [
         _rejected(records, row, "validate", reason, detail)
         for row, (reason, detail) in sorted(verdict.why.items())
     ]
     if rejected:
         good = np.flatnonzero(verdict.keep)
-        table, records, event_us = table.take(pa.array(good)), records.take(good), event_us[good]
+        columns, records, event_us = columns.take(good), records.take(good), event_us[good]
     return Events(
-        table=table, records=records, event_us=event_us, next_offsets={0: first_offset + n}, complete_us={}
+        columns=columns,
+        records=records,
+        event_us=event_us,
+        next_offsets={0: first_offset + n},
+        complete_us={},
     ), rejected
 
 
@@ -181,19 +185,18 @@ def future_from_us(produced_ms: NDArray[np.int64], max_future_us: int) -> NDArra
 
 
 def _validate(
-    table: pa.RecordBatch, keys: Spans, plan: DecodePlan, latest_us: NDArray[np.int64]
+    columns: Columns, keys: Spans, plan: DecodePlan, latest_us: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], _Verdict]:
     """(n,) event time in microseconds, and which rows may be scored."""
-    verdict = _Verdict(keep=np.ones(table.num_rows, np.bool_))
-    time = table.column(plan.event_time)
-    ticks = columns.ticks(time)
-    if not time.null_count and _are_sound(table, keys, plan, ticks, latest_us):
+    verdict = _Verdict(keep=np.ones(columns.rows, np.bool_))
+    ticks = columns.ticks(plan.event_time)
+    if not columns.nulls(plan.event_time) and _are_sound(columns, keys, plan, ticks, latest_us):
         return ticks * plan.time_unit_us, verdict
-    return _judge(table, keys, plan, ticks, latest_us, verdict), verdict
+    return _judge(columns, keys, plan, ticks, latest_us, verdict), verdict
 
 
 def _are_sound(
-    table: pa.RecordBatch,
+    columns: Columns,
     keys: Spans,
     plan: DecodePlan,
     ticks: NDArray[np.int64],
@@ -201,17 +204,15 @@ def _are_sound(
 ) -> bool:
     """Whether all may be scored, as nearly always; `_judge` finds out which may not, and why."""
     for name in plan.finite:
-        column = table.column(name)
-        if column.null_count:
+        if columns.nulls(name):
             return False
-        if pa.types.is_floating(column.type) and not are_finite(column.to_numpy(zero_copy_only=False)):
+        if pa.types.is_floating(columns.kind(name)) and not are_finite(columns.numbers(name)):
             return False
-    said, id_offsets = columns.texts(table, plan.key), _NO_OFFSETS
-    if said.null_count:
+    if columns.nulls(plan.key):
         return False
-    said_data, said_offsets = columns.text_offsets(said)
-    if plan.event_id is not None and pa.types.is_string(table.column(plan.event_id).type):
-        _, id_offsets = columns.text_offsets(table.column(plan.event_id))
+    said, ids = columns.spans(plan.key), None
+    if plan.event_id is not None and pa.types.is_string(columns.kind(plan.event_id)):
+        ids = columns.spans(plan.event_id)
     return bool(
         are_sound(
             ticks,
@@ -220,16 +221,18 @@ def _are_sound(
             keys.data,
             keys.starts,
             keys.ends,
-            said_data,
-            said_offsets,
-            id_offsets,
+            said.data,
+            said.starts,
+            said.ends,
+            _NO_SPANS if ids is None else ids.starts,
+            _NO_SPANS if ids is None else ids.ends,
             plan.max_key_bytes,
         )
     )
 
 
 def _judge(
-    table: pa.RecordBatch,
+    columns: Columns,
     keys: Spans,
     plan: DecodePlan,
     ticks: NDArray[np.int64],
@@ -237,6 +240,7 @@ def _judge(
     verdict: _Verdict,
 ) -> NDArray[np.int64]:
     """(n,) event time in microseconds; the verdict says what is wrong with which row."""
+    table = columns.batch
     time = table.column(plan.event_time)
     if time.null_count:
         verdict.reject(_nulls(time), "null_event_time", f"{plan.event_time} is null, expected a time")
@@ -254,35 +258,31 @@ def _judge(
             finite = np.isfinite(column.to_numpy(zero_copy_only=False))
             if not finite.all():
                 verdict.reject(~finite & ~_nulls(column), "not_finite", f"{name} is NaN or infinite")
-    _check_keys(columns.texts(table, plan.key), keys, plan.key, verdict)
-    _check_lengths(table, keys, plan, verdict)
+    _check_keys(columns.spans(plan.key), keys, plan.key, verdict)
+    _check_lengths(columns, keys, plan, verdict)
     kept_us: NDArray[np.int64] = np.where(verdict.keep, ticks, 0) * plan.time_unit_us
     return kept_us
 
 
-def _check_keys(text: pa.Array, keys: Spans, name: str, verdict: _Verdict) -> None:
+def _check_keys(said: Spans, keys: Spans, name: str, verdict: _Verdict) -> None:
     """The record key names the entity, and the event must say the same."""
     missing = keys.sizes <= 0
     verdict.reject(missing, "missing_key", f"the record has no key, expected the value of {name}")
-    verdict.reject(
-        ~equal(keys, text_spans(text)), "key_mismatch", f"the record key is not the value of {name}"
-    )
+    verdict.reject(~equal(keys, said), "key_mismatch", f"the record key is not the value of {name}")
 
 
-def _check_lengths(table: pa.RecordBatch, keys: Spans, plan: DecodePlan, verdict: _Verdict) -> None:
+def _check_lengths(columns: Columns, keys: Spans, plan: DecodePlan, verdict: _Verdict) -> None:
     """Keys are held in memory as long as they are, and outputs carry them, and the id, beside each other."""
     longest = plan.max_key_bytes
     verdict.reject(
         keys.sizes > longest, "key_too_long", f"{plan.key} is longer than source.max_key_bytes, {longest}"
     )
-    if plan.event_id is not None:
-        column = table.column(plan.event_id)
-        if pa.types.is_string(column.type):
-            verdict.reject(
-                text_spans(column).sizes > longest,
-                "event_id_too_long",
-                f"{plan.event_id} is longer than source.max_key_bytes, {longest}",
-            )
+    if plan.event_id is not None and pa.types.is_string(columns.kind(plan.event_id)):
+        verdict.reject(
+            columns.spans(plan.event_id).sizes > longest,
+            "event_id_too_long",
+            f"{plan.event_id} is longer than source.max_key_bytes, {longest}",
+        )
 
 
 def _nulls(column: pa.Array) -> NDArray[np.bool_]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from feature_cache.order import ORDERS
 from schemas.schema import load_schema
+from schemas.spans import Spans
 from worker.batch import Batch, Ends
-from worker.columns import texts
 from worker.decide import LIFECYCLES, NONE, Decisions
 from worker.decision_rules import Rule, in_words, names_of
 from worker.degradation import STEPS, WHOLE
@@ -48,10 +47,10 @@ def score_columns(
 ) -> dict[str, Any]:
     """The score records of these rows, as columns of score.avsc; enums are indices of their symbols."""
     events, features, versions = batch.events, batch.features, batch.version
-    ids, keys = (texts(events.table, name) for name in (stamp.event_id, stamp.key))
+    ids, keys = events.columns.spans(stamp.event_id), events.columns.spans(stamp.key)
     here: NDArray[np.int64] | slice = slice(None)  # all of them, nothing is copied
     if len(rows) < len(events):
-        ids, keys, here = ids.take(pa.array(rows)), keys.take(pa.array(rows)), rows
+        ids, keys, here = ids.take(rows), keys.take(rows), rows
     age_ms = features.lookup_age_ms[here]
     return {
         "event_id": ids,
@@ -87,16 +86,18 @@ def _interval_columns(ends: Ends | None, here: NDArray[np.int64] | slice) -> dic
     return {"low": low, "high": high}
 
 
+def listed(column: Any, count: int) -> list[Any]:
+    """A column of `score_columns`, or a value that stands for all rows, as plain values."""
+    if isinstance(column, list):
+        return column
+    if isinstance(column, Spans):
+        return [text.decode() for text in column.to_list()]
+    return list(column.tolist()) if hasattr(column, "tolist") else [column] * count
+
+
 def _rows(columns: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
     """Columns, and values that stand for all rows, as one dict a row."""
-    values = [
-        value
-        if isinstance(value, list)
-        else value.tolist()
-        if hasattr(value, "tolist")
-        else repeat(value, count)
-        for value in columns.values()
-    ]
+    values = [listed(value, count) for value in columns.values()]
     return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
 
 

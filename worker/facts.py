@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from feature_cache.cases import LARGEST, NONE, Fact
 from schemas.codec import Codec
-from worker.columns import numbers, texts, ticks
+from schemas.columns import numbers, texts, ticks
 from worker.decode import time_unit_us
 from worker.figures import SCORE_UNITS, VALUE_UNITS
 from worker.score_bins import levels, score_bins, tenths
@@ -61,7 +61,7 @@ def score_facts(codec: Codec, values: Sequence[bytes | None], made_ms: list[int]
     """
     decoded = codec.decode(values)
     table, rejected = decoded.table, _reasons(decoded.rejects)
-    scores = numbers(table, "score").astype(np.float32)
+    scores = numbers(table.column("score")).astype(np.float32)
     kept = np.flatnonzero(np.isfinite(scores))
     if len(kept) < len(scores):
         rejected["not_scored"] = len(scores) - len(kept)
@@ -70,13 +70,13 @@ def score_facts(codec: Codec, values: Sequence[bytes | None], made_ms: list[int]
     level = levels(scores, plan.thresholds, alert_below=plan.alert_below)
     cells = zip(score_bins(scores).tolist(), level.tolist(), tenth.tolist(), strict=True)
     columns = zip(
-        texts(table, "event_id").to_pylist(),
+        texts(table.column("event_id")).to_pylist(),
         ticks(table.column("scored_at")).tolist(),
         table.column("source_partition").to_pylist(),
         table.column("source_offset").to_pylist(),
         _expire_ms(rows, made_ms, plan),
         (ticks(table.column("event_time")) // plan.truth.bucket_us).tolist(),
-        texts(table, "model_version").to_pylist(),
+        texts(table.column("model_version")).to_pylist(),
         _segments(table, segment, plan),
         cells,
         np.rint(np.clip(scores, 0, 1).astype(np.float64) * SCORE_UNITS).astype(np.int64).tolist(),
@@ -137,7 +137,7 @@ def label_facts(
     """
     decoded = codec.decode(values)
     labels, table, rejected = plan.truth.labels, decoded.table, _reasons(decoded.rejects)
-    truths = numbers(table, labels.label)  # NaN where null
+    truths = numbers(table.column(labels.label))  # NaN where null
     named = table.column(labels.event_id).is_valid().to_numpy(zero_copy_only=False)
     kept = np.flatnonzero(named & ~np.isnan(truths))
     if len(kept) < len(table):
@@ -150,7 +150,7 @@ def label_facts(
             f"l {known_us} {places[row][0]} {places[row][1]} {expire} {truth} {segment} {_value(worth)}",
         )
         for name, row, known_us, expire, truth, segment, worth in zip(
-            texts(table, labels.event_id).to_pylist(),
+            texts(table.column(labels.event_id)).to_pylist(),
             rows.tolist(),
             _known_us(table, labels.time, rows, made_ms),
             _expire_ms(rows, made_ms, plan),
@@ -181,7 +181,7 @@ def _segments(table: pa.RecordBatch, field: str | None, plan: FactPlan) -> list[
     if field is None:
         return [NONE] * len(table)
     known = {segment: segment for segment in plan.truth.segments}
-    found = texts(table, field).to_pylist()
+    found = texts(table.column(field)).to_pylist()
     return [NONE if segment is None else known.get(segment, OF_OTHERS) for segment in found]
 
 

@@ -16,7 +16,6 @@ from feature_cache.rows import WrongLaneError
 from feature_cache.sequences import apply_sequences
 from worker.batch import Events, Features
 from worker.by_lane import sum_up
-from worker.columns import numbers
 from worker.config import CalendarFeature
 from worker.decode import future_from_us
 from worker.degradation import STALE_LOOKUP, WITHOUT_ROWS
@@ -85,7 +84,7 @@ def enrich(
         # The event that sets a clock back begins its row anew: refused for its reading, it would not.
         order.refused[order.clock_reset] = was_refused[order.clock_reset]
     for column, field in plan.fields:
-        scalars[:, column] = numbers(events.table, field)
+        scalars[:, column] = events.columns.numbers(field)
     for column, feature in plan.calendars:
         scalars[:, column] = calendar(events.event_us, feature)
     sequences = _remember(events, plan, lanes, slots, order, scalars, late, incomplete)
@@ -175,7 +174,7 @@ def _remember(
     lane_forgotten_us = _lane_forgotten(events, lanes)
     for column, group, field in plan.windows:
         out = np.empty((len(events), len(group.columns)))
-        x = numbers(events.table, field)
+        x = events.columns.numbers(field)
         apply_windows(
             arrays[group.name],
             slots,
@@ -192,7 +191,7 @@ def _remember(
     for sequence in plan.sequences:
         readings = np.empty((len(events), len(sequence.fields)), np.float32)
         for channel, field in enumerate(sequence.fields):
-            readings[:, channel] = numbers(events.table, field)
+            readings[:, channel] = events.columns.numbers(field)
         out_f32 = np.empty((len(events), sequence.length, len(sequence.fields)), np.float32)
         apply_sequences(
             arrays[sequence.name],

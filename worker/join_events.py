@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from schemas.columns import joined_columns
 from worker.batch import Events
 from worker.records import joined_records
 
@@ -18,7 +18,7 @@ def join_events(parts: Sequence[Events]) -> Events:
     if len(parts) == 1:
         return parts[0]
     return Events(
-        table=pa.concat_batches([part.table for part in parts]),
+        columns=joined_columns([part.columns for part in parts]),
         records=joined_records([part.records for part in parts]),
         event_us=np.concatenate([part.event_us for part in parts]),
         next_offsets={},
@@ -30,7 +30,7 @@ def part_of(events: Events, begin: int, end: int) -> Events:
     """The rows from begin to before end, on the same buffers: a slice costs a twentieth of taking rows."""
     return replace(
         events,
-        table=events.table.slice(begin, end - begin),
+        columns=events.columns.slice(begin, end - begin),
         records=events.records.take(slice(begin, end)),
         event_us=events.event_us[begin:end],
     )
@@ -40,7 +40,7 @@ def some_events(events: Events, rows: NDArray[np.int64]) -> Events:
     """These of them, in order."""
     return replace(
         events,
-        table=events.table.take(pa.array(rows)),
+        columns=events.columns.take(rows),
         records=events.records.take(rows),
         event_us=events.event_us[rows],
     )

@@ -14,9 +14,8 @@ from feature_cache.layout import NEVER_US
 from feature_cache.lookup import LookedUp, read_lookup
 from feature_cache.mirror import Mirror
 from feature_cache.store import Store, StoreUnavailableError
-from schemas.spans import Spans, text_spans
+from schemas.spans import Spans
 from worker.batch import Events
-from worker.columns import texts
 from worker.partitioners import partitions
 from worker.plan import LookupPlan
 from worker.records import index_keys
@@ -75,7 +74,7 @@ class Lookup:
         Raises:
             StoreUnavailableError: the store did not answer; not with `may_guess`.
         """
-        asked = text_spans(texts(events.table, self._plan.feature.key))
+        asked = events.columns.spans(self._plan.feature.key)
         firsts, key_index = distinct(index_keys(asked))
         keys = asked.take(firsts)
         try:

@@ -6,9 +6,7 @@ import numpy as np
 
 from feature_cache.profiles import read_profiles
 from feature_cache.store import Store, StoreUnavailableError
-from schemas.spans import text_spans
 from worker.batch import Events
-from worker.columns import texts
 from worker.lookups import Looked
 from worker.plan import ProfilePlan
 from worker.records import index_keys
@@ -38,7 +36,7 @@ class Profile:
         n, plan = len(events), self._plan
         keys = events.records.keys
         if plan.key is not None:
-            keys = text_spans(texts(events.table, plan.key))
+            keys = events.columns.spans(plan.key)
         is_away = False
         try:
             values = read_profiles(self._store, plan.table, index_keys(keys))

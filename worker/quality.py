@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from feature_cache.layout import SequenceGroup
 from feature_cache.readings import KINDS, MASKED, NO_LIMIT, POLICIES, Limits, judge_readings
 from feature_cache.rows import HotRows
+from schemas.columns import Columns
 from worker.batch import Events
-from worker.columns import numbers
 from worker.metrics import Meter
 from worker.watch_types import Reading
 
@@ -85,7 +85,7 @@ def judge(
     """
     x = np.empty((len(events), len(plan.fields)))
     for column, field in enumerate(plan.fields):
-        x[:, column] = numbers(events.table, field)
+        x[:, column] = events.columns.numbers(field)
     group = next((g for g in rows.groups if g.spec.name == plan.sequence), None)
     flags = judge_readings(group, slots, events.event_us, x, clock_reset, refused, plan.limits)
     if flags.any():
@@ -107,7 +107,7 @@ def _masked(events: Events, plan: QualityPlan, x: NDArray[np.float64], flags: ND
         at = table.schema.get_field_index(plan.fields[column])
         field = table.schema.field(at)
         table = table.set_column(at, field, pa.array(x[:, column]).cast(field.type, safe=False))
-    return replace(events, table=table)
+    return replace(events, columns=Columns(table))
 
 
 def are_masked(flags: NDArray[np.uint8] | None, n: int) -> NDArray[np.bool_]:

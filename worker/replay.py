@@ -105,7 +105,7 @@ def _part(events: Events, first: int, last: int) -> Events:
     records = events.records.take(rows)
     next_offsets = {int(records.partition[-1]): int(records.offset[-1]) + 1}
     return Events(
-        table=events.table.slice(first, last - first),
+        columns=events.columns.slice(first, last - first),
         records=records,
         event_us=events.event_us[first:last],
         next_offsets=next_offsets if last < len(events) else events.next_offsets,

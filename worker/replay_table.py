@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from feature_cache.key_index import KeyIndex, distinct
 from feature_cache.order import ORDERS
+from schemas.columns import texts
 from schemas.spans import text_spans
 from worker.batch import Batch
-from worker.columns import numbers, texts
 from worker.config import ConfigError, Pipeline
 from worker.degradation import STEPS
 from worker.plan import FeaturePlan, feature_plan
@@ -102,8 +102,8 @@ def read_truth(label: Label, plan: FeaturePlan, open_feed: OpenFeed) -> Truth | 
     for lane in open_feed(owner, feature_plan(owner)).lanes.values():
         for events, _ in lane.events:
             check_field(events.table, label.field, owner)
-            ids.append(texts(events.table, owner.source.event_id))
-            values.append(numbers(events.table, label.field))
+            ids.append(texts(events.table.column(owner.source.event_id)))
+            values.append(events.columns.numbers(label.field))
             known_us.append(events.event_us)
     if not ids:
         return Truth(pa.array([], pa.string()), np.zeros(0), np.zeros(0, np.int64))
@@ -129,10 +129,10 @@ def truth_columns(
     """The truth about these rows, as columns."""
     events = batch.events
     if truth is not None:
-        values, known_us = truth.of(texts(events.table, pipeline.source.event_id).take(pa.array(rows)))
+        values, known_us = truth.of(texts(events.table.column(pipeline.source.event_id)).take(pa.array(rows)))
     else:
         check_field(events.table, label.field, pipeline)
-        values = numbers(events.table, label.field)[rows]
+        values = events.columns.numbers(label.field)[rows]
         known_us = np.where(np.isnan(values), UNKNOWN_US, events.event_us[rows] + label.delay_us)
     is_unknown = np.isnan(values)
     return {
@@ -146,8 +146,8 @@ def event_columns(batch: Batch, rows: NDArray[np.int64], pipeline: Pipeline) -> 
     events, features, chosen = batch.events, batch.features, pa.array(rows)
     age_ms = features.lookup_age_ms[rows]
     return {
-        "event_id": texts(events.table, pipeline.source.event_id).take(chosen),
-        "key": texts(events.table, pipeline.source.key).take(chosen),
+        "event_id": texts(events.table.column(pipeline.source.event_id)).take(chosen),
+        "key": texts(events.table.column(pipeline.source.key)).take(chosen),
         "source_partition": events.records.partition[rows],
         "source_offset": events.records.offset[rows],
         "event_time": pa.array(events.event_us[rows]).cast(pa.timestamp("us")),

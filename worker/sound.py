@@ -11,7 +11,20 @@ from schemas import array_types as t
 
 
 @njit(
-    t.BOOL(t.INT64S, t.INT64S, t.INT64, t.BYTES, t.INT64S, t.INT64S, t.BYTES, t.INT32S, t.INT32S, t.INT64),
+    t.BOOL(
+        t.INT64S,
+        t.INT64S,
+        t.INT64,
+        t.BYTES,
+        t.INT64S,
+        t.INT64S,
+        t.BYTES,
+        t.INT64S,
+        t.INT64S,
+        t.INT64S,
+        t.INT64S,
+        t.INT64,
+    ),
     cache=True,
     nogil=True,
 )  # type: ignore[untyped-decorator]
@@ -23,8 +36,10 @@ def are_sound(
     key_starts: Any,
     key_ends: Any,
     said_data: Any,
-    said_offsets: Any,
-    id_offsets: Any,
+    said_starts: Any,
+    said_ends: Any,
+    id_starts: Any,
+    id_ends: Any,
     longest: int,
 ) -> bool:
     """Whether nothing is wrong with the times, keys and ids of n events.
@@ -34,18 +49,18 @@ def are_sound(
         latest_us: (n,) int64 the newest that is taken, in microseconds.
         unit_us: microseconds a tick.
         key_data, key_starts, key_ends: the record keys.
-        said_data, said_offsets: (n + 1,) what the events say that their keys are.
-        id_offsets: (n + 1,) of the event ids; (0,): none are texts.
+        said_data, said_starts, said_ends: what the events say that their keys are.
+        id_starts, id_ends: (n,) of the event ids; (0,): there are none.
         longest: bytes of a key and of an id.
     """
-    has_ids = id_offsets.shape[0] > 0
+    has_ids = id_starts.shape[0] > 0
     for i in range(ticks.shape[0]):
         if ticks[i] < 0 or ticks[i] > latest_us[i] // unit_us:
             return False
-        size, begin = key_ends[i] - key_starts[i], said_offsets[i]
-        if size <= 0 or size > longest or size != said_offsets[i + 1] - begin:
+        size, begin = key_ends[i] - key_starts[i], said_starts[i]
+        if size <= 0 or size > longest or size != said_ends[i] - begin:
             return False
-        if has_ids and id_offsets[i + 1] - id_offsets[i] > longest:
+        if has_ids and id_ends[i] - id_starts[i] > longest:
             return False
         for j in range(size):
             if key_data[key_starts[i] + j] != said_data[begin + j]:

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.codec import Codec
+from schemas.columns import numbers, texts
 from schemas.schema import load_schema
 from worker.capacity_events import Pool, open_pool, pool_of
 from worker.capacity_values import EVENTS, generated
-from worker.columns import numbers, texts
 from worker.config import ConfigError, Pipeline, load_pipeline
 from worker.decode import decode_table
 from worker.model_file import load_model_card
@@ -85,7 +85,7 @@ def test_made_up_amounts_are_spread_as_the_card_of_the_model_says(
     assert pipeline.model is not None
     reference = load_model_card(pipeline.model.folder).reference["amount"]
 
-    amounts = numbers(pool.table, "amount")
+    amounts = numbers(pool.table.column("amount"))
 
     below = [(amounts <= edge).mean() for edge in reference.edges]
     assert below == pytest.approx(np.cumsum(reference.shares)[:-1], abs=0.01)
@@ -133,5 +133,5 @@ def test_records_are_written_with_their_keys(
     decoded = codec.decode(table.column("value").to_pylist()).table
     assert decoded.to_pylist() == pool.take(7, 100).to_pylist()
     keys = [key.decode() for key in table.column("key").to_pylist()]
-    assert keys == texts(decoded, pool.key_field).to_pylist()
+    assert keys == texts(decoded.column(pool.key_field)).to_pylist()
     assert size >= sum(len(value) for value in table.column("value").to_pylist())

@@ -123,7 +123,7 @@ def test_a_whole_number_names_an_event_in_decimal() -> None:
         NOW_US,
     )
 
-    assert columns["event_id"].to_pylist() == columns["key"].to_pylist() == ["-42"]
+    assert columns["event_id"].to_list() == columns["key"].to_list() == [b"-42"]
 
 
 def alerts(lifecycle: list[int], level: list[int], rows: list[int]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from feature_cache.profiles import ProfileTable, read_profiles, write_profiles
 from feature_cache.store import MemoryStore, StoreRefusedError, StoreUnavailableError
+from schemas.columns import Columns
 from schemas.schema import parse_schema
 from tests.builders import Message, records
 from worker.batch import Events
@@ -31,7 +32,7 @@ def events(keys: list[bytes], other: list[int]) -> Events:
     """Events with a record key, and another field that can be a key."""
     n = len(keys)
     return Events(
-        table=pa.RecordBatch.from_pydict({"other": other}, schema=SCHEMA.arrow),
+        columns=Columns(pa.RecordBatch.from_pydict({"other": other}, schema=SCHEMA.arrow)),
         records=records([Message(record_value=b"v", record_key=key) for key in keys]),
         event_us=np.zeros(n, np.int64),
         next_offsets={0: n},

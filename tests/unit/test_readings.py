@@ -20,7 +20,6 @@ from tests.builders import events, pipeline
 from tests.unit.test_order import SCHEMA
 from worker.bad_readings import BadReadings
 from worker.batch import Batch, Features
-from worker.columns import numbers
 from worker.features import enrich
 from worker.metrics import Meter
 from worker.plan import feature_plan
@@ -223,7 +222,7 @@ def test_a_refused_reading_is_a_dead_letter_and_no_feature_remembers_it(tmp_path
     scored, rejected = set_refused_apart(batch)
 
     assert [(r.record.offset, r.stage, r.reason) for r in rejected] == [(1, "validate", "bad_reading")]
-    assert numbers(scored.events.table, "amount").tolist() == [5, 6]
+    assert scored.events.columns.numbers("amount").tolist() == [5, 6]
     assert scored.features.sequences["s"][1, :, 0].tolist() == [5, 5, 6]
     assert scored.features.scalars[1, plan.names.index("w.count_1h")] == 2
 

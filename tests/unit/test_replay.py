@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_cache.layout import NEVER_US
+from schemas.columns import Columns
 from schemas.schema import load_schema
 from schemas.table import to_table
 from tests.builders import Message
@@ -164,7 +165,7 @@ def test_partitions_are_replayed_side_by_side_in_event_time_so_that_an_owner_ser
         records = events.records
         records.partition[:] = partition
         moved = Events(
-            table=table,
+            columns=Columns(table),
             records=records,
             event_us=events.event_us,
             next_offsets={partition: 80},
