@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from schemas import array_types as t
+from schemas.proto_layout import SHORT_BYTES
 
 NULL, DEFAULT, REQUIRED = range(3)  # what a field is that a message does not have
 _KINDS: Final = (
@@ -73,6 +74,13 @@ def _read_varint(data: Any, at: int, end: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _read_short(data: Any, at: int, end: int) -> Any:
+    """The same of a tag or a length, whose varint must not be longer than 32 bits need."""
+    raw, after = _read_varint(data, at, end)
+    return raw, -1 if after - at > SHORT_BYTES else after
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _read_little(data: Any, at: int, width: int) -> Any:
     bits = np.uint64(0)
     for j in range(width):
@@ -126,7 +134,7 @@ def _skip_field(data: Any, at: int, end: int, wire: int) -> Any:
     if wire == 0:
         return _read_varint(data, at, end)[1]
     if wire == 2:
-        size, at = _read_varint(data, at, end)
+        size, at = _read_short(data, at, end)
         return -1 if at < 0 or size > np.uint64(end - at) else at + np.int64(size)
     if wire in (1, 5):
         at += 8 if wire == 1 else 4
@@ -164,7 +172,7 @@ def _read_value(  # noqa: PLR0911 one for each kind
         number, fits = _whole_of(raw, code, kind)
         return at if fits else -1, number, 0
     if code >= _STRING:
-        size, at = _read_varint(data, at, end)
+        size, at = _read_short(data, at, end)
         if at < 0 or size > np.uint64(end - at):
             return -1, np.int64(0), 0
         stop = at + np.int64(size)
@@ -251,7 +259,7 @@ def read_messages(
     for i in range(starts.shape[0]):
         at, end, guess = starts[i], ends[i], 0
         while 0 <= at < end:
-            tag, at = _read_varint(data, at, end)
+            tag, at = _read_short(data, at, end)
             number, wire = tag >> np.uint64(3), np.int64(tag & _7)
             if at < 0 or number < 1 or number > np.uint64((1 << 29) - 1):
                 at = -1

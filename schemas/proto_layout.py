@@ -39,6 +39,7 @@ _DERIVED: Final[Mapping[str, str]] = {
     "enum": "enum",
     "record": "message",
 }
+SHORT_BYTES: Final = 5  # of a tag or a length; other readers refuse longer ones, whatever they say
 NOT_THERE: Final = object()  # no value stands for a field that a message does not have
 
 

@@ -16,6 +16,7 @@ from schemas.proto_layout import (
     NANOS,
     NOT_THERE,
     PACKED,
+    SHORT_BYTES,
     VARINT,
     WIRES,
     Layout,
@@ -78,10 +79,18 @@ def _absent(slot: Slot) -> Any:
 
 
 def _tag(data: bytes, at: int, end: int) -> tuple[int, int, int]:
-    tag, at = _varint(data, at, end)
+    tag, at = _short(data, at, end)
     if not 1 <= tag >> 3 <= _MOST_NUMBER or tag & 7 > FIXED32:
         raise Malformed("bad_tag", f"found tag {tag} in front of byte {at}, expected a field of a message")
     return tag >> 3, tag & 7, at
+
+
+def _short(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """The number of a tag or a length: other readers refuse one in more bytes than 32 bits need."""
+    number, after = _varint(data, at, end)
+    if after - at > SHORT_BYTES:
+        raise Malformed("bad_varint", f"found {after - at} bytes, expected at most {SHORT_BYTES}")
+    return number, after
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -100,7 +109,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _span(data: bytes, at: int, end: int) -> tuple[int, int]:
-    size, at = _varint(data, at, end)
+    size, at = _short(data, at, end)
     if size > end - at:
         raise Malformed("truncated", f"found {end - at} bytes, expected {size}")
     return at, at + size

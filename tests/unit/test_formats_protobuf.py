@@ -152,6 +152,25 @@ def test_what_is_taken_google_takes_too_and_says_the_same(
         assert repr(said(top.FromString(values[row]), layout.slots)) == repr(found)
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+@pytest.mark.parametrize(
+    "padded", [b"\x88\x80\x80\x80\x80\x00\x07", b"\x08\x07\x7a\x81\x80\x80\x80\x80\x00a"]
+)
+def test_a_tag_or_length_in_more_than_five_bytes_is_refused_as_google_does(
+    padded: bytes, is_fast: bool
+) -> None:
+    schema = record(a="int")
+    made = codec(schema, "protobuf")
+    if not is_fast:
+        made._lanes = {key: dataclasses.replace(lane, fast=None) for key, lane in made._lanes.items()}
+
+    [reject] = made.decode([padded]).rejects
+
+    assert reject.reason == "bad_varint"
+    with pytest.raises(Exception, match="parsing"):
+        google(file_of(derived(schema))).FromString(padded)
+
+
 READING = record(
     id="string",
     t={"type": "long", "logicalType": "timestamp-millis"},
