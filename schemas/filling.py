@@ -18,6 +18,8 @@ from schemas.spans import Spans
 
 _MOST_BYTES: Final = 11  # of a field that is neither bytes nor text: a branch and a number
 _NOTHING: Final = np.zeros(0, np.uint8)
+_ARRAYS: Final = (np.ndarray, Spans, pa.Array)
+_VARIES: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,28 +47,69 @@ def fill(
         plan: of the schema.
         columns: every field by name.
         count: n, how many records.
-        encode_constant: the encoded bytes of a value that all records have.
+        encode_constant: the encoded bytes of a value that all records have; the same function each time.
 
     Raises:
         ValueError: a value that the field cannot hold, or another number of them.
     """
     fields = len(plan.columns)
-    kinds = plan.kinds.copy()
     cells, sizes = np.empty((fields, count), np.int64), np.zeros((fields, count), np.int32)
     valid = np.ones((fields, count), np.bool_)
-    data, used = [_NOTHING], 0
-    for f, column in enumerate(plan.columns):
-        value = columns[column.name]
-        if isinstance(value, pa.Array | np.ndarray | Spans):
+    values = [columns[column.name] for column in plan.columns]
+    alike = tuple(_VARIES if isinstance(value, _ARRAYS) else value for value in values)
+    try:
+        same = _constants(plan, alike, tuple(map(type, alike)), encode_constant)
+    except TypeError as error:
+        raise ValueError(f"found what is neither an array nor the value of a field: {error}") from error
+    cells[same.fields], sizes[same.fields] = same.starts, same.sizes
+    data, used, begins = [same.data], len(same.data), dict[int, int]()  # begins: where each buffer does
+    for f, value in enumerate(values):
+        column = plan.columns[f]
+        if type(value) is np.ndarray and value.dtype is column.plain and len(value) == count:
+            cells[f] = value if column.bits is None else value.view(column.bits)
+        elif isinstance(value, _ARRAYS):
             part = fill_cells(column, value, cells[f], sizes[f], valid[f])
-        else:
-            part = encode_constant(column, value)
-            kinds[f], cells[f], sizes[f] = kernels.CONSTANT, 0, len(part)
-        if part is not None:
-            cells[f] += used
-            data.append(part)
-            used += len(part)
-    return Filled(kinds=kinds, cells=cells, sizes=sizes, valid=valid, data=np.concatenate(data))
+            if part is None:
+                continue
+            if id(part) not in begins:
+                begins[id(part)] = used
+                data.append(part)
+                used += len(part)
+            cells[f] += begins[id(part)]
+    return Filled(kinds=same.kinds.copy(), cells=cells, sizes=sizes, valid=valid, data=np.concatenate(data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Constants:
+    """Those of n records' fields that all have the same value."""
+
+    kinds: NDArray[np.int8]  # (f,) of all fields
+    fields: NDArray[np.int64]  # (c,) which
+    starts: NDArray[np.int64]  # (c, 1) where the bytes of each begin in data
+    sizes: NDArray[np.int32]  # (c, 1)
+    data: NDArray[np.uint8]
+
+
+@lru_cache(maxsize=256)
+def _constants(
+    plan: Plan,
+    values: tuple[Any, ...],
+    _types: tuple[type, ...],  # 1 and True are equal, and not the same
+    encode_constant: Callable[[Column, Any], NDArray[np.uint8]],
+) -> _Constants:
+    """They stay the same from batch to batch."""
+    which = [f for f, value in enumerate(values) if value is not _VARIES]
+    parts = [encode_constant(plan.columns[f], values[f]) for f in which]
+    ends = np.cumsum([0, *map(len, parts)])
+    kinds = plan.kinds.copy()
+    kinds[which] = kernels.CONSTANT
+    return _Constants(
+        kinds=kinds,
+        fields=np.array(which, np.int64),
+        starts=ends[:-1, None],
+        sizes=np.diff(ends)[:, None].astype(np.int32),
+        data=np.concatenate([_NOTHING, *parts]),
+    )
 
 
 def encode(plan: Plan, columns: Mapping[str, Any], count: int, prefix: bytes = b"") -> Spans:
@@ -169,10 +212,10 @@ def _fill_numbers(column: Column, value: NDArray[Any], cells: NDArray[np.int64])
     else:
         cells[:] = value
         if not (column.kind == kernels.INT and value.dtype == np.int32) and value.dtype.kind != "b":
-            _check_range(column, cells)
+            _check_range(column, cells, is_unsigned=value.dtype.kind == "u" and value.itemsize < 8)
 
 
-def _check_range(column: Column, cells: NDArray[np.int64]) -> None:
+def _check_range(column: Column, cells: NDArray[np.int64], *, is_unsigned: bool) -> None:
     """Raise ValueError where an int or the index of a symbol is out of range."""
     if column.symbols is not None:
         low, high = 0, len(column.symbols) - 1
@@ -182,6 +225,8 @@ def _check_range(column: Column, cells: NDArray[np.int64]) -> None:
         low, high = 0, 1
     else:
         return  # whatever the array can hold
+    if is_unsigned and cells.max(initial=0) <= high:
+        return
     if len(cells) and not low <= cells.min() <= cells.max() <= high:
         raise ValueError(f"{column.name}: found {cells.min()} to {cells.max()}, expected {low} to {high}")
 

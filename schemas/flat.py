@@ -24,6 +24,14 @@ _KINDS: Final = {
     "string": kernels.STRING,
     "enum": kernels.ENUM,
 }
+_PLAIN: Final[dict[str, np.dtype[Any]]] = {
+    "boolean": np.dtype(np.bool_),
+    "int": np.dtype(np.int32),
+    "long": np.dtype(np.int64),
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+}
+_BITS: Final[dict[str, np.dtype[Any]]] = {"float": np.dtype(np.int32), "double": np.dtype(np.int64)}
 TEXT: Final = (kernels.BYTES, kernels.STRING)
 _OFFSET_LIMIT: Final = 1 << 31  # offsets of Arrow strings have 32 bits
 
@@ -37,6 +45,8 @@ class Column:
     null_index: int  # branch of null in its union; -1: it is never null
     arrow: pa.DataType
     symbols: Spans | None  # of an enum
+    plain: np.dtype[Any] | None  # numbers of this type are cells, once looked at as bits
+    bits: np.dtype[Any] | None  # None: as they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,6 +170,8 @@ def _column(name: str, node: Node) -> Column | None:
         null_index=null_index,
         arrow=arrow_type(inner),
         symbols=spans_of([symbol.encode() for symbol in inner.symbols]) if inner.kind == "enum" else None,
+        plain=_PLAIN.get(inner.kind),
+        bits=_BITS.get(inner.kind),
     )
 
 

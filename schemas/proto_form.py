@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -67,7 +67,7 @@ def proto_form(reader: Schema, message: Layout | None, *, framed: bool) -> Form:
             read=compile_read(layout),
             unframe=partial(unframe_index, path=layout.path) if framed else None,
         ),
-        write_columns=None if plan is None else partial(_encode, plan),
+        write_columns=None if plan is None else partial(_encode, plan, partial(_constant, plan)),
         write=compile_write(reader, layout),
         write_trusted=compile_write(reader, layout, trusted=True),
         write_typed=compile_write(reader, layout, typed=True),
@@ -155,13 +155,19 @@ def _decode(plan: _Plan, payloads: Spans) -> tuple[flat.Found, NDArray[np.bool_]
     return flat.found(plan.columns, found, data), None if all_good == count else found.good
 
 
-def _encode(plan: _Plan, columns: Mapping[str, Any], count: int, prefix: bytes) -> Spans:
+def _encode(
+    plan: _Plan,
+    encode_constant: Callable[[flat.Column, Any], NDArray[np.uint8]],
+    columns: Mapping[str, Any],
+    count: int,
+    prefix: bytes,
+) -> Spans:
     """Records from columns, see `fill`.
 
     Raises:
         ValueError: also for what the message cannot hold.
     """
-    filled = fill(plan.columns, columns, count, partial(_constant, plan))
+    filled = fill(plan.columns, columns, count, encode_constant)
     for f, slot in enumerate(plan.slots):
         if filled.kinds[f] != kernels.CONSTANT:
             _check(slot, filled.valid[f])
