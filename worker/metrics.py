@@ -14,6 +14,7 @@ from feature_cache.order import ORDERS
 from worker.comparison import GUARDS, Agreement
 from worker.degradation import STEPS
 from worker.latency_window import LatencyWindow
+from worker.tally import Add, Tally, counts, counts_all, counts_each, first_in, observes, observes_all, sets
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -36,6 +37,8 @@ class Families:
     """The metric families; one set a registry, shared by the pipelines of a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915 a line a metric
+        first_in(registry)
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"penstock_{name}", text, ("pipeline", *labels), registry=registry)
 
@@ -180,8 +183,8 @@ def families(registry: CollectorRegistry = REGISTRY) -> Families:
 class _Stage:
     """Times one stage at a time; a generator in its place would cost a batch 20 us."""
 
-    def __init__(self, seconds: Histogram) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: Histogram, tally: Tally) -> None:
+        self._add, self._tally = observes(seconds), tally
         self._begun = 0.0
 
     def __enter__(self) -> None:
@@ -189,7 +192,7 @@ class _Stage:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._seconds.observe(time.perf_counter() - self._begun)
+            self._tally.note(self._add, time.perf_counter() - self._begun)
 
 
 class Meter:
@@ -199,21 +202,25 @@ class Meter:
         self.pipeline = pipeline
         self._families = families(registry)
         f = self._families
-        self._events = f.events.labels(pipeline)
-        self._scores = f.scores.labels(pipeline)
-        self._batch_rows = f.batch_rows.labels(pipeline)
+        self._tally = tally = Tally(registry)
+        self._events = counts(f.events.labels(pipeline))
+        self._scores = counts(f.scores.labels(pipeline))
+        self._batches: dict[str, Add] = {}  # by reason
+        self._batch_rows = observes(f.batch_rows.labels(pipeline))
         pace = (f.batch_max_rows, f.batch_max_wait, f.late_share, f.slo_missed)
         self._pace = [gauge.labels(pipeline) for gauge in pace]
-        self._stages = {stage: _Stage(f.stage_seconds.labels(pipeline, stage)) for stage in STAGES}
-        self._event_to_score = f.event_to_score.labels(pipeline)
-        self._rows = {result: f.rows.labels(pipeline, result) for result in ("hit", "loaded", "new")}
-        self._late = f.late.labels(pipeline)
-        self._time_order = [f.time_order.labels(pipeline, order) for order in ORDERS]
-        self._clock_resets = f.clock_resets.labels(pipeline)
-        self._incomplete = f.incomplete.labels(pipeline)
-        self._degraded = {step: f.degraded.labels(pipeline, name) for step, name in enumerate(STEPS) if step}
+        self._stages = {stage: _Stage(f.stage_seconds.labels(pipeline, stage), tally) for stage in STAGES}
+        self._event_to_score = observes_all(f.event_to_score.labels(pipeline))
+        self._rows = [counts(f.rows.labels(pipeline, result)) for result in ("hit", "loaded", "new")]
+        self._late = counts(f.late.labels(pipeline))
+        self._time_order = counts_each([f.time_order.labels(pipeline, order) for order in ORDERS])
+        self._clock_resets = counts_all(f.clock_resets.labels(pipeline))
+        self._incomplete = counts_all(f.incomplete.labels(pipeline))
+        self._degraded = counts_each(
+            [f.degraded.labels(pipeline, name) if step else None for step, name in enumerate(STEPS)]
+        )
         self._degradation = f.degradation.labels(pipeline)
-        self._hot_rows = f.hot_rows.labels(pipeline)
+        self._hot_rows = sets(f.hot_rows.labels(pipeline))
         self._serving: list[tuple[str, str]] = []
         # A rate over the first failure needs the zero before it.
         self._state_writes = {r: f.state_writes.labels(pipeline, r) for r in ("ok", "unavailable")}
@@ -226,34 +233,32 @@ class Meter:
 
     def rows(self, *, hits: int, loaded: int, new: int) -> None:
         """Where the rows of a chunk's events were found; the rest of a new entity's events are hits."""
-        self._rows["hit"].inc(hits)
-        self._rows["loaded"].inc(loaded)
-        self._rows["new"].inc(new)
+        for add, count in zip(self._rows, (hits, loaded, new), strict=True):
+            if count:
+                self._tally.note(add, count)
 
     def times(self, time_order: NDArray[np.uint8], clock_reset: NDArray[np.bool_]) -> None:
         """How (n,) events stood in their keys' time."""
-        counts = np.bincount(time_order, minlength=len(ORDERS)).tolist()
-        for counter, count in zip(self._time_order, counts, strict=True):
-            if count:
-                counter.inc(count)
-        self._clock_resets.inc(int(clock_reset.sum()))
+        self._tally.note(self._time_order, time_order)
+        self._tally.note(self._clock_resets, clock_reset)
 
     def applied(self, events: int, late: int, hot_rows: int) -> None:
         """A chunk went into state."""
-        self._events.inc(events)
-        self._late.inc(late)
-        self._hot_rows.set(hot_rows)
+        self._tally.note(self._events, events)
+        if late:
+            self._tally.note(self._late, late)
+        self._tally.note(self._hot_rows, hot_rows)
 
     def scored(
         self, reason: str, rows: int, incomplete: NDArray[np.bool_], degradation: NDArray[np.uint8]
     ) -> None:
         """A batch left for the model, and why; the columns are those of its (n,) scores."""
-        self._families.batches.labels(self.pipeline, reason).inc()
-        self._batch_rows.observe(rows)
-        self._incomplete.inc(int(incomplete.sum()))
-        counts = np.bincount(degradation, minlength=len(STEPS)).tolist()
-        for step, counter in self._degraded.items():
-            counter.inc(counts[step])
+        if reason not in self._batches:
+            self._batches[reason] = counts(self._families.batches.labels(self.pipeline, reason))
+        self._tally.note(self._batches[reason], 1)
+        self._tally.note(self._batch_rows, rows)
+        self._tally.note(self._incomplete, incomplete)
+        self._tally.note(self._degraded, degradation)
 
     def paced(self, max_rows: int, max_wait_ms: float, late_share: float, is_missed: bool) -> None:
         """What was chosen for the next batch, and how the latency objective stands."""
@@ -268,15 +273,10 @@ class Meter:
 
     def sent(self, scores: int, waits_s: NDArray[np.float64]) -> None:
         """Scores were handed to the client; waits_s is (n,) since each record's own timestamp."""
-        self._scores.inc(scores)
+        self._tally.note(self._scores, scores)
         if not len(waits_s):
             return
-        # One observation a bucket instead of one a record: 10 us a batch instead of 1 us a record.
-        counts = np.bincount(np.searchsorted(_SECONDS, waits_s), minlength=len(_SECONDS) + 1)
-        for bucket, count in zip(self._event_to_score._buckets, counts.tolist(), strict=True):
-            if count:
-                bucket.inc(count)
-        self._event_to_score._sum.inc(float(waits_s.sum()))
+        self._tally.note(self._event_to_score, waits_s)
         if self.latency is not None:
             self.latency.add(waits_s)
 
