@@ -17,6 +17,7 @@ _SEED = np.frombuffer(secrets.token_bytes(16), np.uint64)
 # Of what must be the same everywhere: who is asked for it has no harm to fear from prepared keys.
 _STABLE_SEED = np.frombuffer(b"penstock keys v1", np.uint64)
 _LEAST_BYTES = 1024
+_SMALL_BYTES = 1 << 16  # a buffer that is copied as a whole sooner than the keys in it are gathered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +40,9 @@ class Keys:
 
     def to_list(self) -> list[bytes]:
         """Each as an object of its own."""
+        if len(self.data) < _SMALL_BYTES:
+            whole_data = self.data.tobytes()
+            return [whole_data[a:b] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
         ends = np.cumsum(self.ends - self.starts)
         whole = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
         _gather(_unwritable(self.data), self.starts, self.ends, whole)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from feature_cache.key_index import Keys, distinct, keys_of
 from feature_cache.store import Store, StoreRefusedError
 
+_FEW = 32  # keys; of so few, those that are the same are asked for twice sooner than found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProfileTable:
@@ -35,16 +37,19 @@ def read_profiles(store: Store, table: ProfileTable, keys: Keys | Sequence[bytes
         StoreUnavailableError: the store did not answer.
         StoreRefusedError: a row has another size; whoever loads them and the pipeline file disagree.
     """
-    asked = keys_of(keys)
-    firsts, which = distinct(asked)
-    rows = store.get([table.prefix + key for key in asked.take(firsts).to_list()])
+    asked, which = keys_of(keys), None
+    if len(asked) > _FEW:
+        firsts, which = distinct(asked)
+        asked = asked.take(firsts)
+    rows = store.get([table.prefix + key for key in asked.to_list()])
     if None in rows:
         without = np.full(len(table.fields), table.default, table.dtype).tobytes()
         rows = [without if row is None else row for row in rows]
     if set(map(len, rows)) - {table.row_bytes}:  # type: ignore[arg-type]  # none is left
         raise _wrong_size(table, rows)
     packed = b"".join(rows)  # type: ignore[arg-type]
-    return np.frombuffer(packed, table.dtype).reshape(len(firsts), len(table.fields))[which]
+    found = np.frombuffer(packed, table.dtype).reshape(len(asked), len(table.fields))
+    return found if which is None else found[which]
 
 
 def write_profiles(store: Store, table: ProfileTable, keys: Sequence[bytes], rows: NDArray[Any]) -> None:

@@ -70,32 +70,34 @@ def infer(model: Model, features: Features) -> NDArray[np.float32]:
         ModelError: the model does not give one score a row.
         Exception: whatever ONNX Runtime raises; worker.scoring tells whose fault it is.
     """
-    tensors = {
-        feed.tensor: np.ascontiguousarray(
-            features.scalars[:, feed.columns] if feed.sequence is None else features.sequences[feed.sequence],
-            feed.dtype,
-        )
-        for feed in model.feeds
-    }
-    scores = _run_in_parts(model, tensors, len(features.scalars))
-    if scores.shape != (len(features.scalars),):
+    rows = len(features.scalars)
+    whole = rows + _missing(model, rows)
+    scores = _run_in_parts(
+        model, {feed.tensor: _tensor(feed, features, whole) for feed in model.feeds}, whole
+    )
+    if scores.shape != (whole,):
         raise ModelError(
             f"{model.card.name} {model.card.version}: found {scores.shape} scores, expected one for each of "
-            f"{len(features.scalars)} rows"
+            f"{whole} rows"
         )
-    return scores
+    return scores[:rows]
+
+
+def _tensor(feed: Feed, features: Features, whole: int) -> NDArray[Any]:
+    """One input tensor of so many rows, the last of which is repeated where there are fewer."""
+    values: NDArray[Any] = features.scalars if feed.sequence is None else features.sequences[feed.sequence]
+    if feed.columns is not None:
+        values = values[:, feed.columns]
+    rows = len(values)
+    if rows == whole:
+        return np.ascontiguousarray(values, feed.dtype)
+    tensor = np.empty((whole, *values.shape[1:]), feed.dtype)
+    tensor[:rows], tensor[rows:] = values, values[-1]
+    return tensor
 
 
 def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
-    """Scores of all rows, of so many at a time as the model likes best.
-
-    On a CPU the last row is repeated until the rows are a multiple of 16: every row is then computed by the
-    same instructions and has the same score, to the last bit, whatever batch it is in.
-    """
-    if model.device == "cpu" and rows % _WHOLE:
-        padded = rows + _WHOLE - rows % _WHOLE
-        scores = _run_in_parts(model, whole_rows(model, tensors, rows), padded)
-        return scores[:rows] if scores.shape == (padded,) else scores  # the caller says what is wrong
+    """Scores of all rows, of so many at a time as the model likes best."""
     if model.buckets is not None and rows:
         return _score_column(model.card, run_buckets(model.buckets, tensors, rows))
     size = model.part_rows or rows
@@ -108,9 +110,18 @@ def _run_in_parts(model: Model, tensors: dict[str, NDArray[Any]], rows: int) -> 
     return np.concatenate(parts)
 
 
+def _missing(model: Model, rows: int) -> int:
+    """How many rows to add so that each scores the same in any batch.
+
+    On a CPU their number must be a multiple of 16: every row is then computed by the same instructions and
+    has the same score, to the last bit, whatever batch it is in.
+    """
+    return -rows % _WHOLE if model.device == "cpu" else 0
+
+
 def whole_rows(model: Model, tensors: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
-    """The tensors with the last row repeated until the rows score the same in any batch."""
-    missing = -rows % _WHOLE if model.device == "cpu" else 0
+    """The tensors with the last row repeated until each scores the same in any batch."""
+    missing = _missing(model, rows)
     if not missing:
         return dict(tensors)
     return {

@@ -35,7 +35,9 @@ def judge(line: Line, batch: Batch, reason: str, now_ms: float) -> Ready:
     scored, model = routed.scored, line.router.serving.champion.model
     if isinstance(model, Composite):
         line.meter.asked([member.model for member in model.card.members], model.asked)
-    features = replace(batch.features, degradation=scored.degradation)
+    features = batch.features
+    if scored.degradation is not features.degradation:
+        features = replace(features, degradation=scored.degradation)
     batch = replace(batch, features=features, version=routed.version, ends=scored.ends)
     line.meter.scored(reason, len(batch), features.incomplete, features.degradation)
     decisions = _decide(line, batch, scored.scores)

@@ -14,7 +14,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Producer
 from numpy.typing import NDArray
 
-from schemas.spans import Spans, spans_of
+from schemas.spans import spans_of
 from worker import send_kernels as kernels
 from worker.commits import QUEUE_FULL_WAIT_S, Sent, full
 from worker.librdkafka import POINTER, Signatures, addresses, handle_of, is_wanted, library
@@ -28,6 +28,7 @@ _SIGNATURES: Signatures = {
     "rd_kafka_conf_set": (ctypes.c_int, [POINTER, *[ctypes.c_char_p] * 3, ctypes.c_size_t]),
     "rd_kafka_conf_set_dr_msg_cb": (None, [POINTER, POINTER]),
 }
+_NO_HEADERS = spans_of([])
 # What delivery reports write to. It stays until the process ends: an abandoned client may report at any time.
 _noted: list[NDArray[np.int64]] = []
 
@@ -94,12 +95,21 @@ class NativeSend:
         return self._topics[name]
 
     def _hand_over(self, first: int, topic: int, records: Sent, noted_at: int) -> tuple[int, int]:
-        columns = [_addressed(records.values), _addressed(records.keys), _addressed(records.headers)]
+        values, keys = records.values, records.keys
+        headers = _NO_HEADERS if records.headers is None else records.headers
         done, error = kernels.hand_over(
             first,
             self._handle,
             topic,
-            *(column for pair in columns for column in pair),
+            values.data,
+            values.starts,
+            values.ends,
+            keys.data,
+            keys.starts,
+            keys.ends,
+            headers.data,
+            headers.starts,
+            headers.ends,
             noted_at,
             self._calls,
         )
@@ -108,13 +118,6 @@ class NativeSend:
     def __del__(self) -> None:
         for topic, _ in self._topics.values():
             self._lib.rd_kafka_topic_destroy(topic)
-
-
-def _addressed(column: Spans | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each is in memory, and its size."""
-    if column is None:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return column.starts + column.data.ctypes.data, column.sizes
 
 
 def send_of(config: dict[str, Any]) -> PlainSend | NativeSend:

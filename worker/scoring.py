@@ -155,7 +155,9 @@ class Scorer:
             else:
                 return Scored(
                     scores=scores,
-                    degradation=np.maximum(features.degradation, np.uint8(self._step)),
+                    degradation=np.maximum(features.degradation, np.uint8(self._step))
+                    if self._step
+                    else features.degradation,
                     failed=failed,
                     ends=self._ends(scores),
                 )
@@ -208,8 +210,7 @@ def score_rows(model: Version, features: Features) -> tuple[NDArray[np.float32],
         DeviceFailedError: the accelerator failed.
         ModelError: the model does not score its golden rows any more.
     """
-    scores = np.full(len(features.scalars), np.nan, np.float32)
-    failed: dict[int, str] = {}
+    scores, failed = np.full(len(features.scalars), np.nan, np.float32), dict[int, str]()
     _score_part(model, features, 0, len(scores), scores, failed)
     if failed and len(failed) == len(scores):
         try:
@@ -263,7 +264,8 @@ def without_values(error: Exception) -> str:
 def unscored(events: Events, scored: Scored) -> list[Rejected]:
     """The events without a score, each with its reason; they have become part of the state all the same."""
     rejected = []
-    for row in np.flatnonzero(~np.isfinite(scored.scores)).tolist():
+    is_finite = np.isfinite(scored.scores)
+    for row in () if is_finite.all() else np.flatnonzero(~is_finite).tolist():
         if row in scored.failed:
             rejected.append(_rejected(events, row, "score", "model_failed", scored.failed[row]))
         else:

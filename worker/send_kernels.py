@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
+from schemas import array_types as t
 from worker.native_calls import byte_at, call0, call1, call3, call5, call8, put_word, word_at
 
 # The functions that the kernels call, in the order in which `calls` has their addresses.
@@ -90,17 +91,20 @@ def _hand_over_with_headers(
     return error
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit((*[t.INT64] * 3, *[t.BYTES, t.INT64S, t.INT64S] * 3, t.INT64, t.INT64S), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def hand_over(
     first: int,
     client: int,
     topic: int,
     values: Any,
-    value_sizes: Any,
+    value_starts: Any,
+    value_ends: Any,
     keys: Any,
-    key_sizes: Any,
+    key_starts: Any,
+    key_ends: Any,
     headers: Any,
-    header_sizes: Any,
+    header_starts: Any,
+    header_ends: Any,
     noted_at: int,
     calls: Any,
 ) -> Any:
@@ -109,23 +113,28 @@ def hand_over(
     Args:
         first: which of them to begin with.
         client, topic: addresses of its rd_kafka_t, and of its rd_kafka_topic_t.
-        values, keys: (n,) int64 addresses.
-        value_sizes, key_sizes: (n,) int64 bytes; -1: there is none.
-        headers, header_sizes: the same of packed headers, or (0,).
+        values, value_starts, value_ends: (n,) byte strings in one buffer; what ends before it begins is none.
+        keys, key_starts, key_ends: the same.
+        headers, header_starts, header_ends: the same of packed headers, or (0,).
         noted_at: address of two words that delivery reports change, see `note_report`; they must stay.
         calls: int64 addresses of functions, in the order of CALLS.
 
     Returns:
         The first that was not taken, n if there is none, and the client's error code, as 32 bits.
     """
-    n = values.shape[0]
+    n = value_starts.shape[0]
+    values_at, keys_at, headers_at = values.ctypes.data, keys.ctypes.data, headers.ctypes.data
     given = np.zeros((6, _WORDS), np.int64)  # lives until the loop ends: its address is all that a call has
     for i in range(first, n):
-        value, value_size = (values[i], value_sizes[i]) if value_sizes[i] >= 0 else (0, 0)
-        key, key_size = (keys[i], key_sizes[i]) if key_sizes[i] >= 0 else (0, 0)
+        value, value_size = values_at + value_starts[i], value_ends[i] - value_starts[i]
+        if value_size < 0:
+            value, value_size = 0, 0
+        key, key_size = keys_at + key_starts[i], key_ends[i] - key_starts[i]
+        if key_size < 0:
+            key, key_size = 0, 0
         error = 0
-        if i < header_sizes.shape[0] and header_sizes[i] > 0:
-            packed = _client_headers(headers[i], headers[i] + header_sizes[i], calls)
+        if i < header_starts.shape[0] and header_ends[i] > header_starts[i]:
+            packed = _client_headers(headers_at + header_starts[i], headers_at + header_ends[i], calls)
             error = _hand_over_with_headers(
                 client, topic, value, value_size, key, key_size, packed, noted_at, calls, given
             )
