@@ -37,6 +37,10 @@ class Spans:
         """One of them, None where it is missing."""
         return self[row] if self.ends[row] >= self.starts[row] else None
 
+    def are_some_missing(self) -> bool:
+        """Whether any is."""
+        return bool((self.ends < self.starts).any())
+
     def take(self, rows: Any) -> Spans:
         """Some of them, in the same buffer; rows is whatever indexes an array."""
         return Spans(self.data, self.starts[rows], self.ends[rows])

@@ -56,6 +56,9 @@ class _Verdict:
         self.keep &= ~rows
 
 
+_SOUND = _Verdict(keep=np.ones(0, np.bool_))  # says nothing against any row
+
+
 def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tuple[Events, list[Rejected]]:
     """Turn records into events.
 
@@ -70,7 +73,9 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
         account for all records but time markers. Never raises on bad input.
     """
     latest_us = _latest_us(records, plan, now_us)
-    complete_us, markers, rejected = _time_markers(records, latest_us)
+    complete_us, markers, rejected = dict[int, int](), set[int](), list[Rejected]()
+    if records.values.are_some_missing():
+        complete_us, markers, rejected = _time_markers(records, latest_us)
     decoded = codec.decode(records.values)
     rejected += [
         _rejected(records, reject.row, "decode", reject.reason, reject.detail)
@@ -79,7 +84,9 @@ def decode(records: Records, codec: Codec, plan: DecodePlan, now_us: int) -> tup
     ]
     columns, rows = decoded.columns, decoded.rows
     kept = records if len(rows) == len(records) else records.take(rows)
-    event_latest_us = np.full(len(rows), _LATEST_US) if plan.takes_future else latest_us[rows]
+    event_latest_us = latest_us if kept is records else latest_us[rows]
+    if plan.takes_future:
+        event_latest_us = np.full(len(rows), _LATEST_US)
     event_us, verdict = _validate(columns, kept.keys, plan, event_latest_us)
     if verdict.why:
         for row, (reason, detail) in sorted(verdict.why.items()):
@@ -188,10 +195,10 @@ def _validate(
     columns: Columns, keys: Spans, plan: DecodePlan, latest_us: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], _Verdict]:
     """(n,) event time in microseconds, and which rows may be scored."""
-    verdict = _Verdict(keep=np.ones(columns.rows, np.bool_))
     ticks = columns.ticks(plan.event_time)
     if not columns.nulls(plan.event_time) and _are_sound(columns, keys, plan, ticks, latest_us):
-        return ticks * plan.time_unit_us, verdict
+        return ticks * plan.time_unit_us, _SOUND
+    verdict = _Verdict(keep=np.ones(columns.rows, np.bool_))
     return _judge(columns, keys, plan, ticks, latest_us, verdict), verdict
 
 

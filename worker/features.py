@@ -31,12 +31,12 @@ _HOUR_US = 3_600_000_000
 
 def calendar(event_us: NDArray[np.int64], feature: CalendarFeature) -> NDArray[np.int64 | np.bool_]:
     """(n,) whether the event time lies in the part of the week or day, or its number, in UTC."""
+    if feature.number == "weekday" or feature.is_ == "weekend":
+        weekday = (event_us // (24 * _HOUR_US) + 3) % 7  # day 0, 1970-01-01, was a Thursday; Monday is 0
+        return weekday if feature.number is not None else np.asarray(weekday >= 5)
     hour = event_us // _HOUR_US % 24
-    weekday = (event_us // (24 * _HOUR_US) + 3) % 7  # day 0, 1970-01-01, was a Thursday; Monday is 0
     if feature.number is not None:
-        return hour if feature.number == "hour" else weekday
-    if feature.is_ == "weekend":
-        return np.asarray(weekday >= 5)
+        return hour
     assert feature.hours is not None
     return np.asarray((hour >= feature.hours[0]) & (hour < feature.hours[1]))
 
@@ -62,7 +62,7 @@ def enrich(
     """
     n = len(events)
     scalars = np.zeros((n, len(plan.names)))
-    late, incomplete, degradation = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.uint8)
+    (late, incomplete), degradation = np.zeros((2, n), np.bool_), np.zeros(n, np.uint8)
     lookup_age_ms = np.full(n, -1, np.int64)
     for lookup in lookups:
         found = lookup.read(events, may_wait)
@@ -88,7 +88,8 @@ def enrich(
     for column, feature in plan.calendars:
         scalars[:, column] = calendar(events.event_us, feature)
     sequences = _remember(events, plan, lanes, slots, order, scalars, late, incomplete)
-    order.code[late & (order.code != FUTURE)] = LATE  # also what a row was too full for
+    if late.any():
+        order.code[late & (order.code != FUTURE)] = LATE  # also what a row was too full for
     meter.times(order.code, order.clock_reset)
     if plan.keeps_rows:
         lanes.changed(slots)
@@ -130,13 +131,14 @@ class _Order:
 def _order(events: Events, plan: FeaturePlan, lanes: Lanes, slots: NDArray[np.int64]) -> _Order:
     """Compare each event with its row's newest, and let the row note the newer one."""
     n, times, rows = len(events), plan.times, lanes.rows
-    found = _Order(np.zeros(n, np.uint8), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
-    is_ahead = np.zeros(n, np.bool_)
+    refused, clock_reset, is_ahead = np.zeros((3, n), np.bool_)
+    found = _Order(np.zeros(n, np.uint8), refused, clock_reset)
     if times.max_future_us is not None:
         latest_us = future_from_us(events.records.produced_ms, times.max_future_us)
         is_ahead = (events.records.produced_ms >= 0) & (events.event_us > latest_us)
     if not plan.keeps_rows:
-        found.code[is_ahead] = FUTURE
+        if times.max_future_us is not None:
+            found.code[is_ahead] = FUTURE
         return found
     apply_order(
         slots,
@@ -166,11 +168,11 @@ def _remember(
     incomplete: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.float32]]:
     """Fill the window columns, return the sequences, and update the rows."""
+    if not (plan.windows or plan.sequences):
+        return {}
     if order.refused.any():
         slots = np.where(order.refused, -1, slots)
     arrays = {group.spec.name: group for group in lanes.rows.groups}
-    if not (plan.windows or plan.sequences):
-        return {}
     lane_forgotten_us = _lane_forgotten(events, lanes)
     for column, group, field in plan.windows:
         out = np.empty((len(events), len(group.columns)))

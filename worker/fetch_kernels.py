@@ -57,15 +57,21 @@ def _has_header(headers: int, index: int, calls: Any, scratch: Any) -> bool:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def measure(messages: Any, calls: Any, partition: Any, offset: Any, produced_ms: Any, sizes: Any) -> None:
-    """The numbers of n messages, and how much room their bytes take.
+def measure(
+    messages: Any, calls: Any, partition: Any, offset: Any, produced_ms: Any, starts: Any, ends: Any
+) -> int:
+    """The numbers of n messages, and where their bytes go: all values, then all keys, then all headers.
 
     Args:
         messages: (n,) int64 addresses.
         calls: int64 addresses of functions, in the order of CALLS.
         partition: (n,) int32, filled.
         offset, produced_ms: (n,) int64, filled.
-        sizes: (3, n) int64, filled for value, key and packed headers; -1: there is none.
+        starts, ends: (3, n) int64, filled for value, key and packed headers; what ends before it begins
+            is none.
+
+    Returns:
+        How many bytes they are.
     """
     scratch = np.zeros(3, np.int64)
     for i in range(messages.shape[0]):
@@ -73,9 +79,9 @@ def measure(messages: Any, calls: Any, partition: Any, offset: Any, produced_ms:
         partition[i] = np.int32(word_at(message + _PARTITION) & 0xFFFFFFFF)
         offset[i] = word_at(message + _OFFSET)
         produced_ms[i] = call2(calls[_TIMESTAMP], message, scratch.ctypes.data)
-        sizes[0, i] = word_at(message + _LEN) if word_at(message + _PAYLOAD) != 0 else -1
-        sizes[1, i] = word_at(message + _KEY_LEN) if word_at(message + _KEY) != 0 else -1
-        sizes[2, i] = -1
+        ends[0, i] = word_at(message + _LEN) if word_at(message + _PAYLOAD) != 0 else -1
+        ends[1, i] = word_at(message + _KEY_LEN) if word_at(message + _KEY) != 0 else -1
+        ends[2, i] = -1
         headers = _headers_of(message, calls, scratch)
         if headers == 0:
             continue
@@ -83,27 +89,33 @@ def measure(messages: Any, calls: Any, partition: Any, offset: Any, produced_ms:
         while _has_header(headers, index, calls, scratch):
             room += 8 + _text_length(scratch[0]) + (scratch[2] if scratch[1] != 0 else 0)
             index += 1
-        sizes[2, i] = room
+        ends[2, i] = room
+    used = 0
+    for kind in range(3):
+        for i in range(messages.shape[0]):
+            starts[kind, i] = used
+            used += max(0, ends[kind, i])
+            ends[kind, i] += starts[kind, i]
+    return used
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def copy(messages: Any, calls: Any, starts: Any, sizes: Any, data: Any) -> None:
+def copy(messages: Any, calls: Any, starts: Any, ends: Any, data: Any) -> None:
     """Copy what `measure` has measured.
 
     Args:
-        messages, calls, sizes: as there.
-        starts: (3, n) int64 where each begins in data.
+        messages, calls, starts, ends: as there.
         data: uint8, filled.
     """
     scratch = np.zeros(3, np.int64)
     to = data.ctypes.data
     for i in range(messages.shape[0]):
         message = messages[i]
-        if sizes[0, i] > 0:
-            copy_bytes(to + starts[0, i], word_at(message + _PAYLOAD), sizes[0, i])
-        if sizes[1, i] > 0:
-            copy_bytes(to + starts[1, i], word_at(message + _KEY), sizes[1, i])
-        if sizes[2, i] <= 0:
+        if ends[0, i] > starts[0, i]:
+            copy_bytes(to + starts[0, i], word_at(message + _PAYLOAD), ends[0, i] - starts[0, i])
+        if ends[1, i] > starts[1, i]:
+            copy_bytes(to + starts[1, i], word_at(message + _KEY), ends[1, i] - starts[1, i])
+        if ends[2, i] <= starts[2, i]:
             continue
         headers, at, index = _headers_of(message, calls, scratch), starts[2, i], 0
         while _has_header(headers, index, calls, scratch):

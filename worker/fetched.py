@@ -14,6 +14,9 @@ from worker.records import Records, records_of
 _WAITED_MS, _TAKEN_MS = 1.0, 0.01
 
 
+Take = Callable[[int, float], int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
     """What was here."""
@@ -32,29 +35,38 @@ class Arrivals:
         self._empty_ms = now_ms()  # when nothing was waiting the last time
 
     def gather(
-        self, take: Callable[[int, float], int], room: int, wait_ms: float, gather_ms: float
-    ) -> tuple[int, float]:
+        self,
+        take_first: Take,
+        take_more: Take,
+        room: int,
+        wait_ms: float,
+        gather_ms: float,
+        *,
+        at_first: int = 1,
+    ) -> float:
         """Wait for a first one, and then for more.
 
         Args:
-            take: takes so many at most, waits so long for that many, and says how many there were.
+            take_first: takes so many at most, waits so long for one, and says how many there were.
+            take_more: the same, but it waits for all.
             room, wait_ms, gather_ms: see PlainFetch.poll.
+            at_first: how many `take_first` is asked for; it must not wait for the second.
 
         Returns:
-            How many were taken, and when the first of them was here, at the earliest.
+            When the first of them was here, at the earliest.
         """
-        # The client waits all the time it is given unless so many arrive: so first for one, then for more.
         asked_ms = self._now_ms()
-        count = take(1, wait_ms)
+        count = take_first(at_first, wait_ms)
         seen_ms = self._now_ms()
         # One that was here before we asked may have come at any time since there was none.
         first_at_ms = seen_ms if seen_ms - asked_ms > _WAITED_MS else self._empty_ms
-        if count and room > 1:
-            count += take(room - 1, max(0.0, gather_ms - (seen_ms - first_at_ms)))
+        left_ms = max(0.0, gather_ms - (seen_ms - first_at_ms))
+        if 0 < count < room and (left_ms or at_first < room):
+            count += take_more(room - count, left_ms)
         now_ms = self._now_ms()
         if count < room or now_ms - seen_ms > _WAITED_MS + _TAKEN_MS * count:
             self._empty_ms = now_ms
-        return count, first_at_ms
+        return first_at_ms
 
 
 class PlainFetch:
@@ -80,7 +92,8 @@ class PlainFetch:
             messages.extend(found)
             return len(found)
 
-        _, first_at_ms = self._arrivals.gather(take, room, wait_ms, gather_ms)
+        # The client waits all the time it is given unless so many arrive: so first for one, then for more.
+        first_at_ms = self._arrivals.gather(take, take, room, wait_ms, gather_ms)
         good = [message for message in messages if message.error() is None]
         return Fetched(
             records=records_of(self._topic, good) if good else None,

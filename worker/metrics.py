@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -14,7 +13,19 @@ from feature_cache.order import ORDERS
 from worker.comparison import GUARDS, Agreement
 from worker.degradation import STEPS
 from worker.latency_window import LatencyWindow
-from worker.tally import Add, Tally, counts, counts_all, counts_each, first_in, observes, observes_all, sets
+from worker.tally import (
+    Add,
+    Stage,
+    Tally,
+    counts,
+    counts_all,
+    counts_each,
+    first_in,
+    observes,
+    observes_waits,
+    sets,
+    waits_s,
+)
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -180,21 +191,6 @@ def families(registry: CollectorRegistry = REGISTRY) -> Families:
     return _BOUND[registry]
 
 
-class _Stage:
-    """Times one stage at a time; a generator in its place would cost a batch 20 us."""
-
-    def __init__(self, seconds: Histogram, tally: Tally) -> None:
-        self._add, self._tally = observes(seconds), tally
-        self._begun = 0.0
-
-    def __enter__(self) -> None:
-        self._begun = time.perf_counter()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._tally.note(self._add, time.perf_counter() - self._begun)
-
-
 class Meter:
     """The metrics of one pipeline, with every child that is touched per batch bound in advance."""
 
@@ -209,8 +205,8 @@ class Meter:
         self._batch_rows = observes(f.batch_rows.labels(pipeline))
         pace = (f.batch_max_rows, f.batch_max_wait, f.late_share, f.slo_missed)
         self._pace = [gauge.labels(pipeline) for gauge in pace]
-        self._stages = {stage: _Stage(f.stage_seconds.labels(pipeline, stage), tally) for stage in STAGES}
-        self._event_to_score = observes_all(f.event_to_score.labels(pipeline))
+        self._stages = {stage: Stage(f.stage_seconds.labels(pipeline, stage), tally) for stage in STAGES}
+        self._event_to_score = observes_waits(f.event_to_score.labels(pipeline))
         self._rows = [counts(f.rows.labels(pipeline, result)) for result in ("hit", "loaded", "new")]
         self._late = counts(f.late.labels(pipeline))
         self._time_order = counts_each([f.time_order.labels(pipeline, order) for order in ORDERS])
@@ -227,7 +223,7 @@ class Meter:
         self._drift: list[tuple[Gauge, Gauge]] = []  # of each feature that is watched
         self.latency: LatencyWindow | None = None  # what the console counts; None: nobody looks
 
-    def timed(self, stage: str) -> _Stage:
+    def timed(self, stage: str) -> Stage:
         """What one batch does in here is that stage; one that fails is not counted."""
         return self._stages[stage]
 
@@ -271,14 +267,12 @@ class Meter:
         """What gives the scores from now on: a step of worker.degradation."""
         self._degradation.set(step)
 
-    def sent(self, scores: int, waits_s: NDArray[np.float64]) -> None:
-        """Scores were handed to the client; waits_s is (n,) since each record's own timestamp."""
+    def sent(self, scores: int, at_us: int, produced_ms: NDArray[np.int64]) -> None:
+        """Scores were handed to the client; (n,) each record's own timestamp, not positive without one."""
         self._tally.note(self._scores, scores)
-        if not len(waits_s):
-            return
-        self._tally.note(self._event_to_score, waits_s)
+        self._tally.note(self._event_to_score, (at_us, produced_ms))
         if self.latency is not None:
-            self.latency.add(waits_s)
+            self.latency.add(waits_s([(at_us, produced_ms)]))
 
     def alert(self, severity: str, lifecycle: str) -> None:
         """An alert was handed to the client."""

@@ -7,8 +7,10 @@ what reading costs. Here compiled code copies what librdkafka holds into columns
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError
@@ -33,6 +35,11 @@ _SIGNATURES: Signatures = {
 }
 
 
+# To ask the consumer costs a small batch 15 us, and the group says something once in a while.
+_HEAR_EVERY_MS = 5.0
+_NOTHING = Fetched(records=None, errors=[], count=0, first_at_ms=0.0)
+
+
 class NativeFetch:
     """Like PlainFetch; partitions that are read lead to a queue of our own.
 
@@ -45,6 +52,7 @@ class NativeFetch:
         self._topic = topic
         self._now_ms = now_ms
         self._arrivals = Arrivals(now_ms)
+        self._heard_ms = -math.inf  # when the group was last listened to
         self._lib = library(_SIGNATURES)
         self._calls = addresses(kernels.CALLS)
         self._handle = handle_of(consumer)
@@ -58,8 +66,10 @@ class NativeFetch:
         self._columns(none)
 
     def poll(self, room: int, wait_ms: float, gather_ms: float) -> Fetched:
-        """See PlainFetch. While anything is read, the group's answers wait until the next poll."""
-        said = self._plain.poll(1, 0.0 if self._led else wait_ms, 0.0)
+        """See PlainFetch. While anything is read, the group's answers wait until a later poll."""
+        said, now_ms = _NOTHING, self._now_ms()
+        if not self._led or not 0 <= now_ms - self._heard_ms < _HEAR_EVERY_MS:
+            said, self._heard_ms = self._plain.poll(1, 0.0 if self._led else wait_ms, 0.0), now_ms
         if not self._led:
             return said
         if said.records is not None:
@@ -68,27 +78,37 @@ class NativeFetch:
             self._events, self._messages = np.zeros((2, room), np.int64)
         taken = 0
 
-        def take(count: int, within_ms: float) -> int:
+        def take_here(count: int, within_ms: float) -> int:
+            """What is here once one is."""
             nonlocal taken
+            here = slice(taken, taken + count)
+            found = int(
+                kernels.collect(
+                    self._queue, int(within_ms), self._calls, self._events[here], self._messages[here]
+                )
+            )
+            taken += found
+            return found
+
+        def take(count: int, within_ms: float) -> int:
+            """All that comes meanwhile."""
             first, until_ms = taken, self._now_ms() + within_ms
             while taken - first < count:
-                left_ms = int(max(0.0, until_ms - self._now_ms()))
-                here = slice(taken, first + count)
-                found = kernels.collect(
-                    self._queue, left_ms, self._calls, self._events[here], self._messages[here]
-                )
-                taken += found
-                if not found:
+                if not take_here(count + first - taken, max(0.0, until_ms - self._now_ms())):
                     break
             return taken - first
 
-        _, first_at_ms = self._arrivals.gather(take, room, 0.0 if said.count else wait_ms, gather_ms)
+        first_at_ms = self._arrivals.gather(
+            take_here, take, room, 0.0 if said.count else wait_ms, gather_ms, at_first=room
+        )
         if not taken:
-            return said
+            return replace(said, first_at_ms=first_at_ms)
         events, messages = self._events[:taken], self._messages[:taken]
         try:
-            errors = [self._error(int(event)) for event in events[messages == 0]]
-            good = messages[messages != 0]
+            errors, good = [], messages
+            if not messages.all():
+                errors = [self._error(int(event)) for event in events[messages == 0]]
+                good = messages[messages != 0]
             records = self._columns(good) if len(good) else None
         finally:
             kernels.destroy(events, self._calls)
@@ -128,14 +148,12 @@ class NativeFetch:
         n = len(messages)
         partition = np.empty(n, np.int32)
         offset, produced_ms = np.empty(n, np.int64), np.empty(n, np.int64)
-        sizes = np.empty((3, n), np.int64)
-        kernels.measure(messages, self._calls, partition, offset, produced_ms, sizes)
-        room = np.maximum(sizes, 0).ravel()
-        starts = (np.cumsum(room) - room).reshape(3, n)
-        data = np.empty(int(room.sum()), np.uint8)
-        kernels.copy(messages, self._calls, starts, sizes, data)
+        starts, ends = np.empty((2, 3, n), np.int64)
+        size_bytes = kernels.measure(messages, self._calls, partition, offset, produced_ms, starts, ends)
+        data = np.empty(size_bytes, np.uint8)
+        kernels.copy(messages, self._calls, starts, ends, data)
         data.flags.writeable = False  # as bytes are that come any other way: one form to compile for
-        values, keys, headers = (Spans(data, starts[i], starts[i] + sizes[i]) for i in range(3))
+        values, keys, headers = (Spans(data, starts[i], ends[i]) for i in range(3))
         return Records(
             topic=self._topic,
             values=values,

@@ -58,8 +58,7 @@ def publish(line: Line, made: Ready, scores: NDArray[np.float32], wall_us: int) 
             _publish_alerts(line, batch, scores, made.decisions, made.reasons, rows, wall_us)
         if made.shadow is not None:
             _publish_shadow(line, batch, made.shadow, wall_us)
-    produced_ms = records.produced_ms
-    line.meter.sent(len(rows), (wall_us / 1000 - produced_ms[produced_ms > 0]) / 1000)
+    line.meter.sent(len(rows), wall_us, records.produced_ms)
 
 
 def _publish_shadow(line: Line, batch: Batch, shadow: Shadow, wall_us: int) -> None:

@@ -60,8 +60,8 @@ class Records:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all values."""
-        return int(np.maximum(self.values.sizes, 0).sum())
+        """Bytes of all values, less one for each that is missing."""
+        return int(np.add.reduce(self.values.sizes)) if len(self) else 0
 
     def take(self, rows: Any) -> Records:
         """Some of them, on the same buffer; rows is whatever indexes an array."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -71,6 +72,21 @@ def _of(registry: CollectorRegistry) -> _AddsUp:
     return next(each for each in registry._collector_to_names if isinstance(each, _AddsUp))
 
 
+class Stage:
+    """Times one stage at a time; a generator in its place would cost a batch 20 us."""
+
+    def __init__(self, seconds: Histogram, tally: Tally) -> None:
+        self._add, self._tally = observes(seconds), tally
+        self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._tally.note(self._add, time.perf_counter() - self._begun)
+
+
 def counts(counter: Counter) -> Add:
     """Numbers to a counter."""
     return lambda noted: counter.inc(sum(noted))
@@ -103,9 +119,16 @@ def observes(histogram: Histogram) -> Add:
     return lambda noted: _observe(histogram, np.array(noted, np.float64))
 
 
-def observes_all(histogram: Histogram) -> Add:
-    """Arrays to a histogram."""
-    return lambda noted: _observe(histogram, np.concatenate(noted))
+def observes_waits(histogram: Histogram) -> Add:
+    """When records were done, in microseconds, with their (n,) timestamps, to a histogram of seconds."""
+    return lambda noted: _observe(histogram, waits_s(noted))
+
+
+def waits_s(noted: list[tuple[int, NDArray[np.int64]]]) -> NDArray[np.float64]:
+    """How long each record took; those without a timestamp are left out."""
+    return np.concatenate(
+        [(at_us / 1000 - produced_ms[produced_ms > 0]) / 1000 for at_us, produced_ms in noted]
+    )
 
 
 def _observe(histogram: Histogram, values: NDArray[np.float64]) -> None:

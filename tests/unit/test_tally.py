@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from worker.tally import Tally, counts, counts_each, first_in, observes, observes_all
+from worker.tally import Tally, counts, counts_each, first_in, observes, observes_waits
 
 BOUNDS = (0.1, 0.5, 2.0)
+NOW_MS = 1_790_000_000_000
 
 
 def samples(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
@@ -28,15 +29,16 @@ def test_a_histogram_has_what_it_would_have_observed_one_by_one(batches: list[li
     first_in(noted)
     tally = Tally(noted)
     each, whole = (Histogram(name, "", buckets=BOUNDS, registry=noted) for name in ("a", "b"))
-    add_each, add_whole = observes(each), observes_all(whole)
+    add_each, add_whole = observes(each), observes_waits(whole)
     expected = [Histogram(name, "", buckets=BOUNDS, registry=plain) for name in ("a", "b")]
 
     for batch in batches:
-        tally.note(add_whole, np.array(batch, np.float64))
+        milliseconds = np.array([0, *(NOW_MS - round(value * 1000) for value in batch)], np.int64)
+        tally.note(add_whole, (NOW_MS * 1000, milliseconds))
         for value in batch:
             tally.note(add_each, value)
-            for histogram in expected:
-                histogram.observe(value)
+            expected[0].observe(value)
+            expected[1].observe(round(value * 1000) / 1000)
 
     found, wanted = samples(noted), samples(plain)
     assert found.keys() == wanted.keys()
