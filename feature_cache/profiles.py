@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_cache.ahead import Ahead
 from feature_cache.key_index import Keys, distinct, keys_of
 from feature_cache.store import Store, StoreRefusedError
 
@@ -30,26 +31,60 @@ class ProfileTable:
         return len(self.fields) * self.dtype.itemsize
 
 
-def read_profiles(store: Store, table: ProfileTable, keys: Keys | Sequence[bytes]) -> NDArray[Any]:
-    """(k, fields) the row of each key, one read for all of them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """Rows of some keys, asked for ahead where that was possible."""
 
-    Raises:
-        StoreUnavailableError: the store did not answer.
-        StoreRefusedError: a row has another size; whoever loads them and the pipeline file disagree.
+    names: list[bytes]  # in the store
+    which: (
+        NDArray[np.int64] | None
+    )  # (k,) which of these each key has; None: they are in the order of the keys
+    ahead: Ahead | None
+
+    def drop(self) -> None:
+        """Nobody wants them any more."""
+        if self.ahead is not None:
+            self.ahead.drop()
+
+
+def ask_profiles(
+    store: Store, table: ProfileTable, keys: Keys | Sequence[bytes], *, ahead: bool = False
+) -> Asked:
+    """Ask for the row of each key; end it with `told_profiles`, or drop it.
+
+    Args:
+        ahead: send the question now. One that cannot be sent is asked later.
     """
     asked, which = keys_of(keys), None
     if len(asked) > _FEW:
         firsts, which = distinct(asked)
         asked = asked.take(firsts)
-    rows = store.get([table.prefix + key for key in asked.to_list()])
+    names = [table.prefix + key for key in asked.to_list()]
+    return Asked(names, which, store.get_ahead(names) if ahead else None)
+
+
+def read_profiles(store: Store, table: ProfileTable, keys: Keys | Sequence[bytes]) -> NDArray[Any]:
+    """(k, fields) the row of each key, one read for all of them; see `told_profiles` for errors."""
+    return told_profiles(store, table, ask_profiles(store, table, keys))
+
+
+def told_profiles(store: Store, table: ProfileTable, asked: Asked) -> NDArray[Any]:
+    """(k, fields) the rows that were asked for.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+        StoreRefusedError: a row has another size; whoever loads them and the pipeline file disagree.
+    """
+    told = None if asked.ahead is None else asked.ahead.answer()
+    rows = store.get(asked.names) if told is None else told
     if None in rows:
         without = np.full(len(table.fields), table.default, table.dtype).tobytes()
         rows = [without if row is None else row for row in rows]
     if set(map(len, rows)) - {table.row_bytes}:  # type: ignore[arg-type]  # none is left
         raise _wrong_size(table, rows)
     packed = b"".join(rows)  # type: ignore[arg-type]
-    found = np.frombuffer(packed, table.dtype).reshape(len(asked), len(table.fields))
-    return found if which is None else found[which]
+    found = np.frombuffer(packed, table.dtype).reshape(len(rows), len(table.fields))
+    return found if asked.which is None else found[asked.which]
 
 
 def write_profiles(store: Store, table: ProfileTable, keys: Sequence[bytes], rows: NDArray[Any]) -> None:

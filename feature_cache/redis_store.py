@@ -14,6 +14,7 @@ import redis
 from redis.exceptions import NoScriptError, SlotNotCoveredError
 from redis.sentinel import MasterNotFoundError
 
+from feature_cache.ahead import Ahead
 from feature_cache.breaker import Breaker
 from feature_cache.redis_address import connect, parse_address
 from feature_cache.redis_errors import ERRORS, explained, was_answered
@@ -140,6 +141,22 @@ class RedisStore:
             for i, value in zip(part, values, strict=True):
                 found[i] = value
         return found
+
+    def get_ahead(self, names: Sequence[bytes]) -> Ahead | None:
+        if self.address.kind != "server" or not 0 < len(names) <= _KEYS_PER_MGET or self._breaker(b"").doubts:
+            return None
+        try:
+            connection = self._spare.pop()
+        except IndexError:
+            return None
+        try:
+            if connection.is_connected:  # to connect may take long, and nobody has asked yet
+                connection.send_command("MGET", *names)
+                return Ahead(connection, self._spare.append)
+        except redis.RedisError:
+            pass  # it has closed itself
+        self._spare.append(connection)
+        return None
 
     def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
         for part in self._parts(names):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from feature_cache.ahead import Ahead
 from feature_cache.layout import NEVER_US
 
 NOTHING = -1  # a watermark: no state is stored
@@ -79,6 +80,9 @@ class Store(Protocol):
     def get(self, names: Sequence[bytes]) -> list[bytes | None]:
         """Values that belong to no lane, as they are now (None: there is none)."""
 
+    def get_ahead(self, names: Sequence[bytes]) -> Ahead | None:
+        """Ask for such values, and read them later; None: `get` is the only way now."""
+
     def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Store such values, for `get`."""
 
@@ -139,6 +143,9 @@ class MemoryStore:
     def get(self, names: Sequence[bytes]) -> list[bytes | None]:
         with self._lock:
             return list(map(self._values.get, names))
+
+    def get_ahead(self, names: Sequence[bytes]) -> Ahead | None:  # noqa: ARG002
+        return None
 
     def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from schemas.spans import Spans
 from worker.batch import Events
 from worker.partitioners import partitions
 from worker.plan import LookupPlan
-from worker.records import index_keys
+from worker.records import Records, index_keys
 
 _POLL_S = 0.005  # how often a lane that lags is asked again
 _UNKNOWN_AGE_MS = 2**53  # the owner has stored nothing yet
@@ -64,6 +64,9 @@ class Lookup:
         self._may_guess = may_guess
         self._mirror = Mirror(store, (plan.owner.kafka.group, plan.owner.source.topic), plan.layout)
         self.columns = slice(plan.column, plan.column + len(plan.group.columns))
+
+    def expect(self, _records: Records) -> None:
+        """Their keys are known once they are decoded."""
 
     def read(self, events: Events, may_wait: Callable[[], None] = lambda: None) -> Looked:
         """The other pipeline's windows as of each event.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from feature_cache.profiles import read_profiles
+from feature_cache.profiles import Asked, ask_profiles, told_profiles
 from feature_cache.store import Store, StoreUnavailableError
 from worker.batch import Events
 from worker.lookups import Looked
 from worker.plan import ProfilePlan
-from worker.records import index_keys
+from worker.records import Records, index_keys
 
 
 class Profile:
@@ -25,6 +25,30 @@ class Profile:
         self._store = store
         self._may_guess = may_guess
         self.columns = slice(plan.column, plan.column + len(plan.table.fields))
+        self._expected: tuple[Records, Asked] | None = None
+
+    def expect(self, records: Records) -> None:
+        """These will be read soon: the store looks for their rows while they are decoded."""
+        self._forget()
+        if self._plan.key is None:
+            asked = ask_profiles(self._store, self._plan.table, index_keys(records.keys), ahead=True)
+            self._expected = records, asked
+
+    def _forget(self) -> None:
+        expected, self._expected = self._expected, None
+        if expected is not None:
+            expected[1].drop()
+
+    def _asked(self, events: Events) -> Asked:
+        expected, self._expected = self._expected, None
+        if expected is not None and expected[0] is events.records:
+            return expected[1]
+        self._expected = expected
+        self._forget()  # some of the records became no events
+        keys = events.records.keys
+        if self._plan.key is not None:
+            keys = events.columns.spans(self._plan.key)
+        return ask_profiles(self._store, self._plan.table, index_keys(keys))
 
     def read(self, events: Events, _: object = None) -> Looked:
         """The row of each event's key, as it is now; also in a replay, as nobody keeps older ones.
@@ -34,12 +58,9 @@ class Profile:
             StoreRefusedError: see `read_profiles`.
         """
         n, plan = len(events), self._plan
-        keys = events.records.keys
-        if plan.key is not None:
-            keys = events.columns.spans(plan.key)
         is_away = False
         try:
-            values = read_profiles(self._store, plan.table, index_keys(keys))
+            values = told_profiles(self._store, plan.table, self._asked(events))
         except StoreUnavailableError:
             if not self._may_guess:
                 raise

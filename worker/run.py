@@ -192,6 +192,8 @@ class Worker:
             self._end_commit()
         is_asked = self._answers is not None and self._answers.serve(line, polled_ms)
         if records is not None:
+            for lookup in line.lookups:
+                lookup.expect(records)  # Redis looks for their rows meanwhile
             with self.line.meter.timed("decode"):
                 events, rejected = decode(records, line.codec, line.decode_plan, self._wall_us())
             with self.line.meter.timed("features"):
@@ -205,10 +207,7 @@ class Worker:
             self._reject(rejected + refused, len(records))
             self._lag.note(events)
             line.batcher.add(
-                batch,
-                records.size_bytes,
-                line.source.first_at_ms,
-                is_idle=line.source.is_drained,
+                batch, records.size_bytes, line.source.first_at_ms, is_idle=line.source.is_drained
             )
         reason = line.batcher.reason(self._now_ms())
         if reason is not None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 import redis
@@ -23,6 +24,7 @@ from tests.services.redis_group import host_and_port
 pytestmark = pytest.mark.redis
 
 ANSWERS_WITHIN_S = 3.0  # ten times what it takes: the machine may be busy
+T = TypeVar("T")
 BACK_WITHIN_S = 15.0
 
 
@@ -34,7 +36,7 @@ def within(call: Callable[[], object], says: str | None = None) -> None:
     assert time.monotonic() - begun < ANSWERS_WITHIN_S
 
 
-def sooner_or_later(call: Callable[[], LaneMeta | None]) -> LaneMeta | None:
+def sooner_or_later(call: Callable[[], T]) -> T:
     """What the call gives once the store answers again, asked as the worker does."""
     deadline_s = time.monotonic() + BACK_WITHIN_S
     while time.monotonic() < deadline_s:
@@ -73,6 +75,44 @@ def test_a_restart_between_two_calls_goes_unnoticed(own_redis: Service) -> None:
     own_redis.start()
 
     assert store.take("g:0", generation=2).epoch == 1
+    store.close()
+
+
+def test_values_asked_for_ahead_of_a_restart_are_asked_for_again(own_redis: Service) -> None:
+    store = RedisStore(own_redis.address, timeout_s=ANSWERS_WITHIN_S)
+    store.put([b"f:a"], [b"1"])
+    before = store.get_ahead([b"f:a"])
+    unanswered = store.get_ahead([b"f:a"])
+    assert before is not None
+    assert before.answer() == [b"1"]
+    own_redis.kill()
+    own_redis.start()
+
+    assert unanswered is None, "one connection, one question"
+    ahead = store.get_ahead([b"f:a"])
+    assert ahead is None or ahead.answer() is None, "the connection is gone"
+    assert store.get([b"f:a"]) == [None]
+    store.close()
+
+
+def test_a_question_ahead_waits_no_longer_than_any_other_for_a_server_that_hangs(own_redis: Service) -> None:
+    store = RedisStore(own_redis.address)
+    store.put([b"f:a"], [b"1"])
+    ahead = store.get_ahead([b"f:a"])
+    assert ahead is not None
+    assert ahead.answer() == [b"1"]
+    own_redis.pause()
+    try:
+        silent = store.get_ahead([b"f:a"])
+        assert silent is not None
+        began_s = time.monotonic()
+        assert silent.answer() is None
+        assert time.monotonic() - began_s < 2.0
+        within(lambda: store.get([b"f:a"]))
+        assert store.get_ahead([b"f:a"]) is None, "a server in doubt is not asked ahead"
+    finally:
+        own_redis.resume()
+    assert sooner_or_later(lambda: store.get([b"f:a"])) == [b"1"]
     store.close()
 
 

@@ -291,3 +291,35 @@ def test_values_of_no_lane_are_read_as_they_were_put_in_the_order_asked(
 
     assert found == [b"7", None, b"\0\xff", *(b"%d" % i for i in range(1, 2500)), b"7"]
     assert store.get([]) == []
+
+
+def test_values_asked_for_ahead_are_those_asked_for_whatever_is_done_meanwhile(
+    store: Store, lane: str, unique_name: str
+) -> None:
+    names = [f"{unique_name}:{i}".encode() for i in range(50)]
+    store.put(names, [b"%d" % i for i in range(50)])
+    store.get(names)  # connects
+
+    ahead = store.get_ahead([*names, b"never put"])
+    dropped = store.get_ahead(names[:1])
+    taken = store.take(lane, generation=1)
+    found = None if ahead is None else ahead.answer()
+    if dropped is not None:
+        dropped.drop()
+
+    assert found in (None, [*(b"%d" % i for i in range(50)), None])
+    assert store.meta(lane) == taken, "no command has read the answer of another"
+    assert store.get(names[3:5]) == [b"3", b"4"]
+
+
+def test_a_single_server_is_asked_ahead(redis_url: str, redis_prefix: str) -> None:
+    store = RedisStore(redis_url, timeout_s=PATIENT_S)
+    name = f"{redis_prefix}:a".encode()
+    assert store.get_ahead([name]) is None, "nobody has connected yet"
+    store.put([name], [b"1"])
+
+    for _ in range(3):
+        ahead = store.get_ahead([name])
+        assert ahead is not None
+        assert ahead.answer() == [b"1"]
+    store.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from tests.builders import Message, records
 from worker.batch import Events
 from worker.cli import main
 from worker.exits import Exit
+from worker.join_events import some_events
 from worker.plan import ProfilePlan
 from worker.profile_commands import ProfileError, read_rows
 from worker.profiles import Profile
@@ -94,6 +97,64 @@ def test_a_store_that_is_away_is_waited_for_unless_the_file_allows_the_default()
 
     assert found.values.tolist() == [[-1, -1]]
     assert found.is_stale.all(), "the score says so"
+
+
+class Told:
+    """A question whose answer is known, or none."""
+
+    def __init__(self, values: list[bytes | None] | None) -> None:
+        self.values, self.ended = values, 0
+
+    def answer(self) -> list[bytes | None] | None:
+        self.ended += 1
+        return self.values
+
+    def drop(self) -> None:
+        self.ended += 1
+
+
+class AheadStore(MemoryStore):
+    """A store that is asked ahead."""
+
+    def __init__(self, *, answers: bool) -> None:
+        super().__init__()
+        self.answers, self.ahead, self.got = answers, list[Told](), 0
+
+    def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        self.got += 1
+        return super().get(names)
+
+    def get_ahead(self, names: Sequence[bytes]) -> Any:
+        self.ahead.append(Told(super().get(names) if self.answers else None))
+        return self.ahead[-1]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("are_all_events", [True, False])
+def test_rows_asked_for_ahead_are_those_of_the_events(answers: bool, are_all_events: bool) -> None:
+    store = AheadStore(answers=answers)
+    write_profiles(store, TABLE, [b"k", b"l"], np.array([[1, 2], [3, 4]]))
+    profile = Profile(ProfilePlan(column=0, key=None, table=TABLE), store)
+    polled = events([b"x", b"l", b"k"], [7, 7, 7])
+    scored = polled if are_all_events else some_events(polled, np.array([1, 2]))
+
+    profile.expect(polled.records)
+    found = profile.read(scored).values.tolist()
+    again = profile.read(scored).values.tolist()
+
+    assert found == again == [[-1, -1], [3, 4], [1, 2]][0 if are_all_events else 1 :]
+    assert [told.ended for told in store.ahead] == [1], "answered or dropped, once"
+    assert store.got == (1 if answers and are_all_events else 2)
+
+
+def test_a_question_whose_events_never_came_is_dropped() -> None:
+    store = AheadStore(answers=True)
+    profile = Profile(ProfilePlan(column=0, key=None, table=TABLE), store)
+
+    for _ in range(3):
+        profile.expect(events([b"k"], [7]).records)
+
+    assert [told.ended for told in store.ahead] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
