@@ -18,8 +18,8 @@ from schemas.spans import Spans
 
 _MOST_BYTES: Final = 11  # of a field that is neither bytes nor text: a branch and a number
 _NOTHING: Final = np.zeros(0, np.uint8)
+_UINT8: Final = np.dtype(np.uint8)
 _ARRAYS: Final = (np.ndarray, Spans, pa.Array)
-_VARIES: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,28 +55,46 @@ def fill(
     fields = len(plan.columns)
     cells, sizes = np.empty((fields, count), np.int64), np.zeros((fields, count), np.int32)
     valid = np.ones((fields, count), np.bool_)
-    values = [columns[column.name] for column in plan.columns]
-    alike = tuple(_VARIES if isinstance(value, _ARRAYS) else value for value in values)
-    try:
-        same = _constants(plan, alike, tuple(map(type, alike)), encode_constant)
-    except TypeError as error:
-        raise ValueError(f"found what is neither an array nor the value of a field: {error}") from error
-    cells[same.fields], sizes[same.fields] = same.starts, same.sizes
-    data, used, begins = [same.data], len(same.data), dict[int, int]()  # begins: where each buffer does
-    for f, value in enumerate(values):
-        column = plan.columns[f]
+    data, used, begins = [_NOTHING], 0, dict[int, int]()  # begins: where each buffer does
+    which, constants = list[int](), list[Any]()
+    for f, column in enumerate(plan.columns):
+        value = columns[column.name]
         if type(value) is np.ndarray and value.dtype is column.plain and len(value) == count:
             cells[f] = value if column.bits is None else value.view(column.bits)
+        elif column.symbols is not None and _are_indices(value, len(column.symbols), count):
+            cells[f] = value
+        elif type(value) is int and column.kind == kernels.LONG:
+            cells[f] = _checked(column, value)
         elif isinstance(value, _ARRAYS):
             part = fill_cells(column, value, cells[f], sizes[f], valid[f])
             if part is None:
                 continue
-            if id(part) not in begins:
-                begins[id(part)] = used
+            begin = begins.get(id(part))
+            if begin is None:
+                begin = begins[id(part)] = used
                 data.append(part)
                 used += len(part)
-            cells[f] += begins[id(part)]
+            if begin:
+                cells[f] += begin
+        else:
+            which.append(f)
+            constants.append(value)
+    same = _same(plan, which, constants, encode_constant)
+    cells[same.fields], sizes[same.fields] = same.starts + used, same.sizes
+    data.append(same.data)
     return Filled(kinds=same.kinds.copy(), cells=cells, sizes=sizes, valid=valid, data=np.concatenate(data))
+
+
+def _are_indices(value: Any, symbols: int, count: int) -> bool:
+    """Whether these are indices of so many symbols, as the line has them."""
+    is_array = type(value) is np.ndarray and value.dtype is _UINT8 and len(value) == count > 0
+    return is_array and bool(np.maximum.reduce(value) < symbols)
+
+
+def _checked(column: Column, value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{column.name}: found {value}, expected a number of 64 bits")
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,19 +108,31 @@ class _Constants:
     data: NDArray[np.uint8]
 
 
+def _same(
+    plan: Plan,
+    which: list[int],
+    values: list[Any],
+    encode_constant: Callable[[Column, Any], NDArray[np.uint8]],
+) -> _Constants:
+    try:
+        return _constants(plan, tuple(which), tuple(values), tuple(map(type, values)), encode_constant)
+    except TypeError as error:
+        raise ValueError(f"found what is neither an array nor the value of a field: {error}") from error
+
+
 @lru_cache(maxsize=256)
 def _constants(
     plan: Plan,
+    which: tuple[int, ...],
     values: tuple[Any, ...],
     _types: tuple[type, ...],  # 1 and True are equal, and not the same
     encode_constant: Callable[[Column, Any], NDArray[np.uint8]],
 ) -> _Constants:
     """They stay the same from batch to batch."""
-    which = [f for f, value in enumerate(values) if value is not _VARIES]
-    parts = [encode_constant(plan.columns[f], values[f]) for f in which]
+    parts = [encode_constant(plan.columns[f], value) for f, value in zip(which, values, strict=True)]
     ends = np.cumsum([0, *map(len, parts)])
     kinds = plan.kinds.copy()
-    kinds[which] = kernels.CONSTANT
+    kinds[list(which)] = kernels.CONSTANT
     return _Constants(
         kinds=kinds,
         fields=np.array(which, np.int64),
@@ -190,9 +220,7 @@ def _fill_texts(
 ) -> NDArray[np.uint8]:
     if column.kind not in TEXT:
         raise ValueError(f"{column.name}: found texts, expected numbers")
-    cells[:] = value.starts
-    np.subtract(value.ends, value.starts, out=sizes, casting="unsafe")
-    if sizes.min(initial=0) < 0:  # some are missing
+    if kernels.put_texts(value.starts, value.ends, cells, sizes):  # some are missing
         _fill_valid(column, sizes >= 0, valid)
         sizes[~valid] = 0
     return value.data

@@ -217,6 +217,16 @@ def texts(data: Any, starts: Any, sizes: Any, offsets: Any, out: Any) -> None:
     offsets[starts.shape[0]] = to
 
 
+@njit(t.INT64(t.INT64S, t.INT64S, t.OUT_INT64S, t.OUT_INT32S), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def put_texts(starts: Any, ends: Any, cells: Any, sizes: Any) -> int:
+    """Where (n,) texts begin and how many bytes they have, to their cells; how many have less than none."""
+    missing = 0
+    for i in range(starts.shape[0]):
+        cells[i], sizes[i] = starts[i], ends[i] - starts[i]
+        missing += ends[i] < starts[i]
+    return missing
+
+
 @njit((t.BYTES, t.INT64S, t.INT64S, t.OUT_BYTES), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def gather(data: Any, starts: Any, offsets: Any, out: Any) -> None:
     """Copy stretches of data, (n,) starts, one after the other to (n + 1,) offsets of out."""

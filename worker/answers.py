@@ -300,7 +300,7 @@ class Answers:
         columns["degradation"] = [STEPS[step] for step in columns["degradation"].tolist()]
         columns["time_order"] = [ORDERS[at] for at in columns["time_order"].tolist()]
         for name in ("event_time", "scored_at"):
-            columns[name] = [_time(us) for us in columns[name].tolist()]
+            columns[name] = [_time(us) for us in listed(columns[name], len(rows))]
         alerts: dict[str, dict[str, Any]] = {}
         if made.decisions is not None:
             alerts = {

@@ -59,7 +59,7 @@ def score_columns(
         "source_partition": events.records.partition[here],
         "source_offset": events.records.offset[here],
         "event_time": events.event_us[here],
-        "scored_at": np.full(len(rows), now_us),
+        "scored_at": now_us,
         "score": scores[here],
         "model": stamp.model,
         "model_version": versions if isinstance(versions, str) else versions.take(pa.array(rows)),
@@ -71,7 +71,7 @@ def score_columns(
         "degradation": features.degradation[here],
         "time_order": features.time_order[here],
         **_interval_columns(batch.ends, here),
-        "masked": are_masked(features.quality, len(events))[here],
+        "masked": False if features.quality is None else are_masked(features.quality, len(events))[here],
     }
 
 
