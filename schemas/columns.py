@@ -28,7 +28,7 @@ class Columns:
         self._found: flat.Found | None = None
         self._batch: pa.RecordBatch | None = None
         if isinstance(found, flat.Found):
-            self._found, self.rows = found, found.cells.cells.shape[1]
+            self._found, self.rows = found, found.cells.shape[1]
         else:
             self._batch, self.rows = found, int(found.num_rows)
 
@@ -88,10 +88,14 @@ class Columns:
 
     def take(self, rows: NDArray[np.int64]) -> Columns:
         """These rows."""
+        if self._found is not None:
+            return Columns(flat.part(self._found, rows))
         return Columns(self.batch.take(pa.array(rows)))
 
     def slice(self, begin: int, count: int) -> Columns:
         """Rows that follow each other, on the same buffers."""
+        if self._found is not None:
+            return Columns(flat.part(self._found, slice(begin, begin + count)))
         return Columns(self.batch.slice(begin, count))
 
     def _whole(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int32], flat.Column] | None:
@@ -102,11 +106,14 @@ class Columns:
         f = found.plan.index[name]
         if found.nulls[f]:
             return None
-        return found.cells.cells[f], found.cells.sizes[f], found.plan.columns[f]
+        return found.cells[f], found.sizes[f], found.plan.columns[f]
 
 
 def joined_columns(parts: Sequence[Columns]) -> Columns:
-    """All rows of these, in order."""
+    """All rows of these, which are of one schema, in order."""
+    left = [part._found for part in parts]
+    if all(each is not None and left[0] is not None and each.plan is left[0].plan for each in left):
+        return Columns(flat.join([each for each in left if each is not None]))
     return Columns(pa.concat_batches([part.batch for part in parts]))
 
 

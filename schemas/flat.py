@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,6 +57,7 @@ class Plan:
     arrow: pa.Schema
     columns: tuple[Column, ...]
     index: dict[str, int]  # which column a name is
+    texts: list[int]  # which columns' cells are positions
     kinds: NDArray[np.int8]  # (f,)
     null_index: NDArray[np.int8]  # (f,)
     symbols: NDArray[np.int64]  # (f,)
@@ -71,6 +73,7 @@ def plan(schema: Schema) -> Plan | None:
         arrow=schema.arrow,
         columns=flat,
         index={column.name: f for f, column in enumerate(flat)},
+        texts=[f for f, column in enumerate(flat) if column.kind in TEXT],
         kinds=np.array([column.kind for column in flat], np.int8),
         null_index=np.array([column.null_index for column in flat], np.int8),
         symbols=np.array([len(column.symbols or ()) for column in flat], np.int64),
@@ -103,12 +106,14 @@ def room(plan: Plan, count: int) -> Cells:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """What a kernel has found in n records; texts begin where their cells say in data."""
 
     plan: Plan
-    cells: Cells
+    cells: NDArray[np.int64]  # (f, n)
+    sizes: NDArray[np.int32]  # (f, n)
+    valid: NDArray[np.bool_]  # (f, n)
     data: NDArray[np.uint8]
     nulls: list[int]  # (f,)
 
@@ -123,7 +128,37 @@ def found(plan: Plan, cells: Cells, data: NDArray[np.uint8]) -> Found:
     if most >= _OFFSET_LIMIT:
         name = plan.columns[has_bytes.index(most)].name
         raise ValueError(f"{name}: found {most} bytes of text, expected less than 2 GiB")
-    return Found(plan=plan, cells=cells, data=data, nulls=cells.nulls.tolist())
+    return Found(plan, cells.cells, cells.sizes, cells.valid, data, cells.nulls.tolist())
+
+
+def part(found: Found, rows: slice | NDArray[np.int64]) -> Found:
+    """Some of the records, on the same data."""
+
+    def some(table: NDArray[Any]) -> NDArray[Any]:
+        # A column's cells must stay next to each other, which indexing by an array does not see to.
+        return table[:, rows] if isinstance(rows, slice) else np.take(table, rows, axis=1)
+
+    valid, nulls = some(found.valid), found.nulls
+    if any(nulls):
+        nulls = (~valid).sum(axis=1).tolist()
+    return Found(found.plan, some(found.cells), some(found.sizes), valid, found.data, nulls)
+
+
+def join(parts: Sequence[Found]) -> Found:
+    """All records of these, which have the same plan, in order."""
+    plan, data = parts[0].plan, parts[0].data
+    cells = np.concatenate([part.cells for part in parts], axis=1)
+    if any(part.data is not data for part in parts):
+        begin, row = 0, 0
+        for each in parts:
+            count = each.cells.shape[1]
+            cells[plan.texts, row : row + count] += begin
+            begin, row = begin + len(each.data), row + count
+        data = np.concatenate([part.data for part in parts])
+    sizes = np.concatenate([part.sizes for part in parts], axis=1)
+    valid = np.concatenate([part.valid for part in parts], axis=1)
+    nulls = [sum(each) for each in zip(*(part.nulls for part in parts), strict=True)]
+    return Found(plan, cells, sizes, valid, data, nulls)
 
 
 def to_batch(found: Found) -> pa.RecordBatch:
@@ -177,9 +212,8 @@ def _column(name: str, node: Node) -> Column | None:
 
 def array(found: Found, f: int) -> pa.Array:
     """One decoded field for Arrow."""
-    column, data, text_bytes = found.plan.columns[f], found.data, int(found.cells.text_bytes[f])
-    cells, sizes = found.cells.cells[f], found.cells.sizes[f]
-    valid = found.cells.valid[f] if found.nulls[f] else None
+    column, data, cells, sizes = found.plan.columns[f], found.data, found.cells[f], found.sizes[f]
+    valid = found.valid[f] if found.nulls[f] else None
     count = len(cells)
     validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     if column.symbols is not None:
@@ -188,8 +222,8 @@ def array(found: Found, f: int) -> pa.Array:
         cells = symbols.starts[cells]
         if valid is not None:
             sizes[~valid] = 0
-        text_bytes = int(sizes.sum(dtype=np.int64))
     if column.symbols is not None or column.kind in TEXT:
+        text_bytes = int(sizes.sum(dtype=np.int64))
         offsets, text = np.empty(count + 1, np.int32), np.empty(text_bytes, np.uint8)
         kernels.texts(data, cells, sizes, offsets, text)
         buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(text)]

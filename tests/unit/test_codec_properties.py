@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from schemas import Codec, Decoded, Schema, flat, load_schema, parse_schema, slow
 from schemas import lane as lanes
+from schemas.columns import joined_columns
 from schemas.flat import plan
 from schemas.spans import spans_of
 from schemas.tree import to_json
@@ -175,7 +176,31 @@ def test_good_records_stay_on_the_fast_path(batch: tuple[Schema, list[bytes]]) -
     found, good = flat.decode(prepared, spans_of(payloads))
 
     assert good is None
-    assert found.cells.cells.shape[1] == len(payloads)
+    assert found.cells.shape[1] == len(payloads)
+
+
+@QUICK
+@given(batches(), st.data())
+def test_rows_of_columns_as_a_kernel_left_them_are_those_that_arrow_takes(
+    batch: tuple[Schema, list[bytes]], data: st.DataObject
+) -> None:
+    schema, payloads = batch
+    codec = Codec(schema, "raw")
+    left, other = (codec.decode(each).columns for each in (payloads, payloads[::-1]))
+    whole, reversed_whole = (codec.decode(each).table for each in (payloads, payloads[::-1]))
+    rows = np.array(data.draw(st.lists(st.integers(0, len(payloads) - 1), max_size=6)), np.int64)
+    begin = data.draw(st.integers(0, len(payloads)))
+    count = data.draw(st.integers(0, len(payloads) - begin))
+
+    taken, sliced = left.take(rows), left.slice(begin, count)
+    joined = joined_columns([sliced, other, taken, left])
+
+    expected_taken, expected_slice = whole.take(pa.array(rows)), whole.slice(begin, count)
+    expected = pa.concat_batches([expected_slice, reversed_whole, expected_taken, whole])
+    for found, wanted in ((taken, expected_taken), (sliced, expected_slice), (joined, expected)):
+        assert repr(slow.to_rows(schema, found.batch)) == repr(slow.to_rows(schema, wanted))
+        assert found.batch.schema == wanted.schema
+        assert [found.nulls(name) for name in wanted.schema.names] == [c.null_count for c in wanted.columns]
 
 
 def fastavro_takes(schema: Schema, payload: bytes) -> dict[str, Any] | None:
