@@ -15,7 +15,7 @@ from worker.join_events import part_of
 from worker.json_events import EventReader, Refusal
 
 Read = tuple[Events, dict[int, Refusal]]
-GATHER_S = 0.006  # from one reading to the next at least; the first after a pause does not wait
+GATHER_S = 0.003  # from one reading to the next at least; the first after a pause does not wait
 _AT_MOST = 256  # rows read in one go: others have their turn
 
 
