@@ -39,11 +39,12 @@ class Keys:
         return Keys(self.data, self.starts[rows], self.ends[rows])
 
     def to_list(self) -> list[bytes]:
-        """Each as an object of its own."""
+        """Each as an object of its own, empty where it is missing."""
         if len(self.data) < _SMALL_BYTES:
-            whole_data = self.data.tobytes()
-            return [whole_data[a:b] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
-        ends = np.cumsum(self.ends - self.starts)
+            data = self.data.tobytes()
+            edges = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
+            return [data[a : max(a, b)] for a, b in edges]
+        ends = np.cumsum(np.maximum(self.ends - self.starts, 0))
         whole = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
         _gather(_unwritable(self.data), self.starts, self.ends, whole)
         joined, stops = whole.tobytes(), ends.tolist()

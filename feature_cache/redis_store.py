@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import redis
 from redis.exceptions import NoScriptError, SlotNotCoveredError
 from redis.sentinel import MasterNotFoundError
 
-from feature_cache.ahead import Ahead
+from feature_cache.ahead import Ahead, answer_on
 from feature_cache.breaker import Breaker
 from feature_cache.redis_address import connect, parse_address
 from feature_cache.redis_errors import ERRORS, explained, was_answered
@@ -81,6 +82,7 @@ class RedisStore:
         self._connecting = threading.Lock()
         self._clients: dict[int, Any] = {}  # by their patience
         self._spare: list[Any] = []  # connections of the usual patience that nobody uses now
+        self._is_closed = False
         self._breakers: dict[str, Breaker] = {}  # by node: the other shards of a cluster can go on
 
     def take(self, lane: str, *, generation: int) -> LaneMeta:
@@ -152,11 +154,18 @@ class RedisStore:
         try:
             if connection.is_connected:  # to connect may take long, and nobody has asked yet
                 connection.send_command("MGET", *names)
-                return Ahead(connection, self._spare.append)
+                return Ahead(connection, self._give_back, partial(self._silent, self._breaker(b"")))
         except redis.RedisError:
             pass  # it has closed itself
-        self._spare.append(connection)
+        except BaseException:
+            connection.disconnect()
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
         return None
+
+    def _silent(self, breaker: Breaker) -> None:
+        breaker.unanswered(self._clock_s())
 
     def put(self, names: Sequence[bytes], values: Sequence[bytes]) -> None:
         for part in self._parts(names):
@@ -183,6 +192,7 @@ class RedisStore:
 
     def close(self) -> None:
         with self._connecting:
+            self._is_closed = True
             for client in self._clients.values():
                 client.close()  # and every connection with it
             self._clients.clear()
@@ -273,13 +283,20 @@ class RedisStore:
             connection = pool.get_connection()
         try:
             connection.send_command(command[0].decode(), *command[1:])
-            return connection.read_response()
+            return answer_on(connection)
         finally:
+            self._give_back(connection)
+
+    def _give_back(self, connection: Any) -> None:
+        if self._is_closed:
+            connection.disconnect()
+        else:
             self._spare.append(connection)
 
     def _client(self, patience: int) -> Any:
         with self._connecting:
             if patience not in self._clients:
+                self._is_closed = False
                 self._clients[patience] = connect(self.address, self._timeout_s * patience)
             return self._clients[patience]
 

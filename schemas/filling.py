@@ -18,6 +18,8 @@ from schemas.spans import Spans
 
 _MOST_BYTES: Final = 11  # of a field that is neither bytes nor text: a branch and a number
 _NOTHING: Final = np.zeros(0, np.uint8)
+_LARGE_BYTES: Final = 1 << 16
+_SPARSE: Final = 16  # times as large as the texts taken from it
 _UINT8: Final = np.dtype(np.uint8)
 _ARRAYS: Final = (np.ndarray, Spans, pa.Array)
 
@@ -198,6 +200,9 @@ def fill_cells(
     if len(value) != len(cells):
         raise ValueError(f"{column.name}: found {len(value)} values, expected {len(cells)}")
     if isinstance(value, Spans):
+        # A few texts of a large buffer: that would be copied as a whole.
+        if len(value.data) > _LARGE_BYTES and len(value.data) > _SPARSE * int(value.sizes.sum()):
+            value = value.apart()
         return _fill_texts(column, value, cells, sizes, valid)
     if isinstance(value, np.ma.MaskedArray):
         _fill_valid(column, ~np.ma.getmaskarray(value), valid)

@@ -224,6 +224,8 @@ def array(found: Found, f: int) -> pa.Array:
             sizes[~valid] = 0
     if column.symbols is not None or column.kind in TEXT:
         text_bytes = int(sizes.sum(dtype=np.int64))
+        if text_bytes >= _OFFSET_LIMIT:  # of several batches together
+            raise ValueError(f"{column.name}: found {text_bytes} bytes of text, expected less than 2 GiB")
         offsets, text = np.empty(count + 1, np.int32), np.empty(text_bytes, np.uint8)
         kernels.texts(data, cells, sizes, offsets, text)
         buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(text)]

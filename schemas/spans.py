@@ -64,7 +64,7 @@ class Spans:
     def to_list(self) -> list[bytes]:
         """Each as an object of its own, empty where it is missing."""
         whole = self.data.tobytes()
-        return [whole[a:b] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+        return [whole[a : max(a, b)] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
 
 
 def spans_of(values: Sequence[bytes | None]) -> Spans:

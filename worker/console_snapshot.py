@@ -17,6 +17,7 @@ from worker.admin import STUCK_S
 from worker.latency_window import Counts, LatencyWindow, to_sparse
 from worker.metrics import families
 from worker.run import Worker
+from worker.tally import add_up
 
 WINDOW_S = 10  # over which reasons, sizes, stages and latencies are told
 _DRIFT_AT_MOST = 40  # features told of, the worst first
@@ -192,6 +193,7 @@ class Sampler:
 
     def _read(self) -> Values:
         """Every sample of this pipeline in the families that are told of."""
+        add_up(self._registry)
         bound, values = families(self._registry), Values()
         for name in _FAMILIES:
             for metric in getattr(bound, name).collect():

@@ -91,7 +91,9 @@ def listed(column: Any, count: int) -> list[Any]:
     if isinstance(column, list):
         return column
     if isinstance(column, Spans):
-        return [text.decode() for text in column.to_list()]
+        is_there = (column.ends >= column.starts).tolist()
+        texts = [text.decode() for text in column.to_list()]
+        return [text if known else None for text, known in zip(texts, is_there, strict=True)]
     return list(column.tolist()) if hasattr(column, "tolist") else [column] * count
 
 

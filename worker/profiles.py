@@ -11,6 +11,8 @@ from worker.lookups import Looked
 from worker.plan import ProfilePlan
 from worker.records import Records, index_keys
 
+_LONGEST_BYTES = 1024  # of a key that is asked for before it is looked at
+
 
 class Profile:
     """One profile of the pipeline file."""
@@ -30,8 +32,11 @@ class Profile:
     def expect(self, records: Records) -> None:
         """These will be read soon: the store looks for their rows while they are decoded."""
         self._forget()
-        if self._plan.key is None:
-            asked = ask_profiles(self._store, self._plan.table, index_keys(records.keys), ahead=True)
+        keys = records.keys
+        # A record without a key, or with one that nobody would take, is no event: then there is no hurry.
+        are_usual = len(keys) > 0 and keys.sizes.min() > 0 and keys.sizes.max() <= _LONGEST_BYTES
+        if self._plan.key is None and are_usual:
+            asked = ask_profiles(self._store, self._plan.table, index_keys(keys), ahead=True)
             self._expected = records, asked
 
     def _forget(self) -> None:

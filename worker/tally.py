@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,10 @@ class Tally:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Be added up whenever this registry is read; its first metric must not be older."""
+        """Be added up whenever all of this registry is read, see `first_in`."""
         self._notes: deque[tuple[Add, Any]] = deque()
         self._adding_up = threading.Lock()
-        _of(registry).tallies.add(self)
+        _of(registry).tallies.append(self)
 
     def note(self, add: Add, value: Any) -> None:
         """One value for a metric; an array must not change any more."""
@@ -52,13 +51,13 @@ class _AddsUp:
     """What a registry collects first: nothing, but by then every tally has told its metrics."""
 
     def __init__(self) -> None:
-        self.tallies: WeakSet[Tally] = WeakSet()
+        self.tallies: list[Tally] = []  # for good: what was counted counts when its pipeline is gone, too
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        for tally in list(self.tallies):
+        for tally in self.tallies.copy():
             tally.add_up()
         return ()
 
@@ -66,6 +65,11 @@ class _AddsUp:
 def first_in(registry: CollectorRegistry) -> None:
     """Let tallies be added up before anything registered later is read."""
     registry.register(_AddsUp())
+
+
+def add_up(registry: CollectorRegistry) -> None:
+    """Tell the metrics of a registry what was noted, for whoever reads some of them alone."""
+    _of(registry).collect()
 
 
 def _of(registry: CollectorRegistry) -> _AddsUp:

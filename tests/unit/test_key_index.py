@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,3 +78,11 @@ def test_keys_in_a_buffer_that_may_be_written_are_found_too() -> None:
 
     assert index.find(keys_of([b"two", b"one"])).tolist() == [0, 2]
     assert data.flags.writeable
+
+
+@pytest.mark.parametrize("size_bytes", [10, 1 << 17])
+def test_a_missing_key_is_an_empty_object_and_the_others_are_whole(size_bytes: int) -> None:
+    data = np.frombuffer(b"abcde" * size_bytes, np.uint8)
+    keys = Keys(data, np.array([0, 2, 2, 5]), np.array([2, 1, 5, 4]))
+
+    assert keys.to_list() == [b"ab", b"", b"cde", b""]

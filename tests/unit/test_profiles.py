@@ -147,6 +147,20 @@ def test_rows_asked_for_ahead_are_those_of_the_events(answers: bool, are_all_eve
     assert store.got == (1 if answers and are_all_events else 2)
 
 
+@pytest.mark.parametrize("value_bytes", [1, 1 << 17])
+@pytest.mark.parametrize("keys", [[None, b"k"], [b"k", None, b"l"], [None] * 40, [b"k", b""], [b"k" * 2000]])
+def test_nothing_is_asked_ahead_for_records_that_will_be_no_events(
+    keys: list[bytes | None], value_bytes: int
+) -> None:
+    store = AheadStore(answers=True)
+    profile = Profile(ProfilePlan(column=0, key=None, table=TABLE), store)
+    polled = records([Message(record_value=b"v" * value_bytes, record_key=key) for key in keys])
+
+    profile.expect(polled)
+
+    assert store.ahead == []
+
+
 def test_a_question_whose_events_never_came_is_dropped() -> None:
     store = AheadStore(answers=True)
     profile = Profile(ProfilePlan(column=0, key=None, table=TABLE), store)

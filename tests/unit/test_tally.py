@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from worker.tally import Tally, counts, counts_each, first_in, observes, observes_waits
+from worker.tally import Tally, add_up, counts, counts_each, first_in, observes, observes_waits
 
 BOUNDS = (0.1, 0.5, 2.0)
 NOW_MS = 1_790_000_000_000
@@ -77,6 +77,17 @@ def test_nothing_is_lost_or_counted_twice_while_others_look() -> None:
         looker.join(10)
 
     assert samples(registry) == {("c_total", ""): 30_000}
+
+
+def test_what_was_counted_counts_when_nobody_holds_the_tally_any_more() -> None:
+    registry = CollectorRegistry()
+    first_in(registry)
+    counter = Counter("c", "", registry=registry)
+    Tally(registry).note(counts(counter), 3)
+
+    add_up(registry)
+
+    assert [s.value for metric in counter.collect() for s in metric.samples if s.name == "c_total"] == [3]
 
 
 def test_notes_that_nobody_asks_for_do_not_pile_up() -> None:
