@@ -36,9 +36,7 @@ class Asked:
     """Rows of some keys, asked for ahead where that was possible."""
 
     names: list[bytes]  # in the store
-    which: (
-        NDArray[np.int64] | None
-    )  # (k,) which of these each key has; None: they are in the order of the keys
+    which: NDArray[np.int64] | None  # (k,) which of these each key has; None: in the order of the keys
     ahead: Ahead | None
 
     def drop(self) -> None:

@@ -145,7 +145,8 @@ class RedisStore:
         return found
 
     def get_ahead(self, names: Sequence[bytes]) -> Ahead | None:
-        if self.address.kind != "server" or not 0 < len(names) <= _KEYS_PER_MGET or self._breaker(b"").doubts:
+        breaker = self._breaker(b"")
+        if self.address.kind != "server" or not 0 < len(names) <= _KEYS_PER_MGET or breaker.doubts:
             return None
         try:
             connection = self._spare.pop()
@@ -154,7 +155,7 @@ class RedisStore:
         try:
             if connection.is_connected:  # to connect may take long, and nobody has asked yet
                 connection.send_command("MGET", *names)
-                return Ahead(connection, self._give_back, partial(self._silent, self._breaker(b"")))
+                return Ahead(connection, self._give_back, partial(self._silent, breaker))
         except redis.RedisError:
             pass  # it has closed itself
         except BaseException:

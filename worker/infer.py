@@ -88,10 +88,14 @@ def _tensor(feed: Feed, features: Features, whole: int) -> NDArray[Any]:
     values: NDArray[Any] = features.scalars if feed.sequence is None else features.sequences[feed.sequence]
     if feed.columns is not None:
         values = values[:, feed.columns]
+    return _filled_up(values, whole, feed.dtype)
+
+
+def _filled_up(values: NDArray[Any], whole: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     rows = len(values)
     if rows == whole:
-        return np.ascontiguousarray(values, feed.dtype)
-    tensor = np.empty((whole, *values.shape[1:]), feed.dtype)
+        return np.ascontiguousarray(values, dtype)
+    tensor = np.empty((whole, *values.shape[1:]), dtype)
     tensor[:rows], tensor[rows:] = values, values[-1]
     return tensor
 
@@ -121,12 +125,8 @@ def _missing(model: Model, rows: int) -> int:
 
 def whole_rows(model: Model, tensors: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
     """The tensors with the last row repeated until each scores the same in any batch."""
-    missing = _missing(model, rows)
-    if not missing:
-        return dict(tensors)
-    return {
-        name: np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for name, each in tensors.items()
-    }
+    whole = rows + _missing(model, rows)
+    return {name: _filled_up(each, whole, each.dtype) for name, each in tensors.items()}
 
 
 def _scores_at_once(model: Model, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

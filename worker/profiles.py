@@ -45,10 +45,9 @@ class Profile:
             expected[1].drop()
 
     def _asked(self, events: Events) -> Asked:
-        expected, self._expected = self._expected, None
-        if expected is not None and expected[0] is events.records:
-            return expected[1]
-        self._expected = expected
+        if self._expected is not None and self._expected[0] is events.records:
+            (_, asked), self._expected = self._expected, None
+            return asked
         self._forget()  # some of the records became no events
         keys = events.records.keys
         if self._plan.key is not None:
