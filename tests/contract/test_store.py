@@ -322,4 +322,8 @@ def test_a_single_server_is_asked_ahead(redis_url: str, redis_prefix: str) -> No
         ahead = store.get_ahead([name])
         assert ahead is not None
         assert ahead.answer() == [b"1"]
+    dropped = store.get_ahead([name])
+    assert dropped is not None
+    dropped.drop()
+    assert store.get([b"never put", name]) == [None, b"1"], "its answer is not taken for that of the next"
     store.close()
