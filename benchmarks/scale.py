@@ -17,7 +17,8 @@ import redis
 from numpy.typing import NDArray
 
 from benchmarks.machine import RESULTS, write_result
-from feature_cache.lanes import Lanes, lane_name
+from feature_cache.lane import lane_name
+from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import pack
 from feature_cache.recent import apply_windows

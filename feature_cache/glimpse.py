@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_cache.key_index import Keys, distinct, keys_of
-from feature_cache.lanes import Lane, Lanes, Offsets
+from feature_cache.lane import Lane, Offsets
+from feature_cache.lanes import Lanes
 from feature_cache.layout import FOREVER_US, NEVER_US
 from feature_cache.packing import pack, unpack_generation
 from feature_cache.rows import HotRows

@@ -3,7 +3,8 @@
 Invariants (docs/state.md):
 - An offset is applied to a lane's rows once or not at all: rows and watermark are stored in one write.
 - What is stored never runs ahead of what is committed: rows are written after the commit that covers them.
-- A row that is not in memory is in the store as of the lane's present: only clean rows leave memory.
+- A row that is not in memory is in the store as of the lane's present: only clean rows leave memory, and one
+  that is on its way to the store is not clean before it is there.
 - A lane that has guessed a row (see `Lanes.load`) writes nothing and reads nothing until it is taken again.
 """
 
@@ -11,54 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_cache.key_index import Keys, distinct, keys_of
+from feature_cache.lane import Lane, Offsets, Packed, committed_offset, has_state, lane_name
 from feature_cache.layout import FOREVER_US, NEVER_US
 from feature_cache.packing import CorruptRowError, pack, unpack_generation
 from feature_cache.rows import HotRows
 from feature_cache.store import NOTHING, FencedError, LaneMeta, Store, StoreUnavailableError
-
-
-def lane_name(group: str, topic: str, partition: int) -> str:
-    """The lane's name in the store: the unit of ownership is one partition as one consumer group reads it."""
-    return f"{group}:{topic}:{partition}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offsets:
-    """What Kafka knows of a partition; every offset is the next one to read or write."""
-
-    committed: int | None  # of the consumer group; None when it never committed
-    start: int  # where a group without a committed offset begins
-    low: int  # the oldest that the topic still holds
-    high: int  # the next one to be written
-    topic_id: str = ""  # "": not known
-
-
-@dataclass(slots=True)
-class Lane:
-    """One owned partition."""
-
-    name: str
-    durable: LaneMeta  # what the store holds, as far as we know
-    generation: int  # rows of another generation are from before a rebuild
-    watermark: int  # next offset not yet applied to the rows in memory
-    mute_until: int  # offsets below have their outcome already: replayed into state without output
-    complete_us: int
-    forgotten_us: int
-    starts_blind: bool  # reading starts after records nobody remembers; the first event tells since when
-    topic_id: str = ""
-    uncertain: LaneMeta | None = None  # a write whose answer was lost
-    is_guessing: bool = False  # some rows began from nothing because the store was away
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether the store holds rows of this lane that may be read."""
-        return self.durable.watermark != NOTHING and self.durable.generation == self.generation
 
 
 class Lanes:
@@ -119,7 +83,7 @@ class Lanes:
         the topic, or when the group's offsets were set back to before them.
         """
         return (
-            _has_state(durable, offsets)
+            has_state(durable, offsets)
             and durable.layout == self._fingerprint
             and offsets.low <= durable.watermark
             # Never None here: there is state.
@@ -321,7 +285,7 @@ class Lanes:
         lane.complete_us = max(lane.complete_us, complete_us)
 
     def write(self, partition: int) -> int:
-        """Make a lane's changed rows durable; call it only when everything applied is committed.
+        """Make a lane's changed rows durable at once; call it only when everything applied is committed.
 
         Returns:
             How many rows were written; none of a lane that is guessing.
@@ -330,9 +294,31 @@ class Lanes:
             FencedError: the lane has another owner by now.
             StoreUnavailableError: the rows stay changed in memory; write again later.
         """
+        packed = self.pack(partition)
+        if packed is None:
+            return 0
+        packed.lane.uncertain = packed.new
+        try:
+            self.store(packed)
+        except (FencedError, StoreUnavailableError):
+            self.not_written(packed)
+            raise
+        self.written(packed)
+        return len(packed.slots)
+
+    def pack(self, partition: int) -> Packed | None:
+        """A lane's changed rows, and how far it has come, as of now; None: there is nothing to write.
+
+        `store` may write them once everything applied until now is committed. They stay in memory until
+        `written` or `not_written` is told, and nothing else may be packed of the lane before.
+
+        Raises:
+            FencedError: the lane has another owner by now.
+            StoreUnavailableError: whether an earlier write was done cannot be asked.
+        """
         lane = self._owned[partition]
         if lane.is_guessing:
-            return 0
+            return None
         self._settle(lane)
         slots = self.rows.dirty(partition)
         new = replace(
@@ -345,16 +331,35 @@ class Lanes:
             topic_id=lane.topic_id,
         )
         if not len(slots) and new == lane.durable:
-            return 0
-        keys, packed = self.rows.keys(slots), pack(self.rows, slots, lane.generation)
-        lane.uncertain = new
-        if not self._store.write(lane.name, lane.durable, new, keys, packed):
-            found = self._store.meta(lane.name)
+            return None
+        keys, rows = self.rows.keys(slots), pack(self.rows, slots, lane.generation)
+        self.rows.is_dirty[slots], self.rows.is_packed[slots] = False, True
+        return Packed(partition, lane, lane.durable, new, slots, keys, rows)
+
+    def store(self, packed: Packed) -> None:
+        """Write what was packed. Changes nothing here, so any thread may; first note it as `uncertain`.
+
+        Raises:
+            FencedError: the lane has another owner by now.
+            StoreUnavailableError: nobody knows whether it was written.
+        """
+        name, new = packed.lane.name, packed.new
+        if not self._store.write(name, packed.durable, new, packed.keys, packed.rows):
+            found = self._store.meta(name)
             if found != new:  # equal: our own write, sent again after its answer was lost
-                raise FencedError(f"lane {lane.name}: found {found}, expected {lane.durable}")
-        lane.durable, lane.uncertain = new, None
-        self.rows.is_dirty[slots] = False
-        return len(slots)
+                raise FencedError(f"lane {name}: found {found}, expected {packed.durable}")
+
+    def written(self, packed: Packed) -> None:
+        """Note that what was packed is durable, unless its lane was dropped since."""
+        if self._owned.get(packed.partition) is packed.lane:
+            packed.lane.durable, packed.lane.uncertain = packed.new, None
+            self.rows.is_packed[packed.slots] = False
+
+    def not_written(self, packed: Packed) -> None:
+        """Note that it is not, or not for sure: its rows have changed still, unless its lane was dropped."""
+        if self._owned.get(packed.partition) is packed.lane:
+            self.rows.is_packed[packed.slots] = False
+            self.rows.is_dirty[packed.slots] = True
 
     def _settle(self, lane: Lane) -> None:
         """Find out whether a write whose answer was lost was done."""
@@ -366,18 +371,3 @@ class Lanes:
         elif found != lane.durable:
             raise FencedError(f"lane {lane.name}: found {found}, expected {lane.durable} or {lane.uncertain}")
         lane.uncertain = None
-
-
-def _has_state(durable: LaneMeta, offsets: Offsets) -> bool:
-    # What was stored of a topic says nothing of one that was made anew under its name, which has another id,
-    # and where ids are not known is at least as long only by chance.
-    is_other = durable.topic_id and offsets.topic_id and durable.topic_id != offsets.topic_id
-    return not is_other and durable.watermark != NOTHING and durable.watermark <= offsets.high
-
-
-def committed_offset(durable: LaneMeta, offsets: Offsets) -> int | None:
-    """Up to where outcomes are published, as far as anybody knows; None: the group has not begun."""
-    if offsets.committed is not None and offsets.committed <= offsets.high:
-        return offsets.committed
-    # The group's offsets expired, or are of a topic since made anew: rows are never ahead of a commit.
-    return durable.watermark if _has_state(durable, offsets) else None

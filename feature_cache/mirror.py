@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_cache.key_index import Keys, keys_of
-from feature_cache.lanes import lane_name
+from feature_cache.lane import lane_name
 from feature_cache.layout import NEVER_US, Layout
 from feature_cache.packing import unpack_generation
 from feature_cache.rows import HotRows

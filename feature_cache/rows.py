@@ -37,6 +37,7 @@ class HotRows:
         self.steps_back = np.zeros(capacity, np.uint8)  # see order.py
         self.lane = np.full(capacity, -1, np.int32)
         self.is_dirty = np.zeros(capacity, np.bool_)
+        self.is_packed = np.zeros(capacity, np.bool_)  # as it was then, on its way to the store
         self.is_guess = np.zeros(capacity, np.bool_)  # began from nothing while the store was away
         self._used_at = np.zeros(capacity, np.int64)
         self._index = KeyIndex(capacity)
@@ -76,7 +77,7 @@ class HotRows:
         return slots
 
     def dirty(self, lane: int) -> NDArray[np.int64]:
-        """Slots of a lane's rows that changed since they were last durable."""
+        """Slots of a lane's rows that changed since they were last durable, or packed to become so."""
         return np.flatnonzero(self.is_dirty & (self.lane == lane))
 
     def keys(self, slots: NDArray[np.int64]) -> list[bytes]:
@@ -89,8 +90,9 @@ class HotRows:
 
     def _evict(self, wanted: int) -> None:
         """Drop the clean rows used longest ago; a tenth more than wanted, so that this stays rare."""
+        is_clean = ~(self.is_dirty | self.is_packed)
         # Rows of the batch at hand carry the current clock and must stay.
-        clean = np.flatnonzero((self.lane >= 0) & ~self.is_dirty & (self._used_at < self._clock))
+        clean = np.flatnonzero((self.lane >= 0) & is_clean & (self._used_at < self._clock))
         if len(clean) < wanted:
             raise RowsFullError(
                 f"{len(self)} hot rows, {len(clean)} clean, {wanted} more needed: raise state.hot_rows"
@@ -107,6 +109,7 @@ class HotRows:
         self._free[free : free + len(slots)] = slots
         self.lane[slots] = -1
         self.is_dirty[slots] = False
+        self.is_packed[slots] = False
         self.is_guess[slots] = False
         self.alert_level[slots] = 0
         self.alert_us[slots] = NEVER_US

@@ -13,7 +13,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from benchmarks.workers import topics_of
-from feature_cache.lanes import Offsets
+from feature_cache.lane import Offsets
 from feature_cache.layout import FOREVER_US
 from feature_cache.store import MemoryStore
 from loadgen.bus import start_cluster

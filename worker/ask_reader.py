@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from feature_cache.glimpse import StoredRows
-from feature_cache.lanes import lane_name
+from feature_cache.lane import lane_name
 from feature_cache.store import Store, StoreRefusedError, StoreUnavailableError
 from worker.asks import EventsAsk, Inbox, NotNowError, NotPossibleError, fail
 from worker.join_events import join_events

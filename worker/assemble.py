@@ -63,9 +63,6 @@ from worker.versions import open_versions
 from worker.watch import Watcher
 
 OpenStore = Callable[[str], Store]
-# Without rows, all there is to write is how far a lane has come, which the group's offsets say, too; and for
-# the writing the line stands still until all of it is committed.
-_NO_ROWS_MS = 10_000
 
 
 def store_opener() -> OpenStore:
@@ -192,7 +189,7 @@ def assemble(pipeline: Pipeline, open_store: OpenStore, registry: CollectorRegis
         breaker=DeadLetterBreaker(pipeline.dead_letters.stop_share, pipeline.dead_letters.min_events),
         meter=meter,
         commit_interval_ms=pipeline.delivery.commit_interval_ms,
-        write_interval_ms=max(pipeline.state.write_interval_ms, 0 if plan.keeps_rows else _NO_ROWS_MS),
+        write_interval_ms=pipeline.state.write_interval_ms,
     )
     return traced(line, tracing)
 

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 
-from feature_cache.lanes import lane_name
+from feature_cache.lane import lane_name
 from feature_cache.redis_store import RedisStore
 from feature_cache.store import StoreRefusedError, StoreUnavailableError
 from schemas.spans import Spans

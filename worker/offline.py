@@ -8,7 +8,8 @@ from dataclasses import replace
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
-from feature_cache.lanes import Lanes, Offsets
+from feature_cache.lane import Offsets
+from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US
 from feature_cache.rows import HotRows
 from feature_cache.store import Store

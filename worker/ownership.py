@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import structlog
 from confluent_kafka import KafkaException
 
-from feature_cache.lanes import Lanes, Offsets, committed_offset
+from feature_cache.lane import Offsets, committed_offset
+from feature_cache.lanes import Lanes
 from feature_cache.store import LaneMeta, StoreUnavailableError
 from worker.background import in_background
 from worker.exits import Exit, StopWorker

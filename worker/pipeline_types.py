@@ -276,7 +276,7 @@ class State:
     hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")
     write_interval_ms: DurationMs = Field(
         default=1_000,
-        description="Time between writes of changed rows; at least 10 s where a pipeline keeps none.",
+        description="Time between writes of changed rows.",
     )
     rebuild: Literal["auto", "windows", "beginning"] = Field(
         default="auto",

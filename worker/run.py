@@ -26,6 +26,7 @@ from worker.lag import Lag
 from worker.line import Line
 from worker.publish import Ready, publish
 from worker.refuse import set_refused_apart
+from worker.row_writes import RowWrites
 from worker.scout import commit_offsets
 from worker.source import GivenAgainError, OffsetsGoneError
 from worker.trouble import Trouble, unfinished
@@ -66,7 +67,7 @@ class Worker:
         self._lag = Lag(line.source, line.lanes, line.meter)
         line.meter.watch_recoveries([error.__name__ for error in _MENDED])
         self._commit_began_ms = -math.inf
-        self._write_due_ms = 0.0
+        self._writes = RowWrites(line.lanes, line.meter, line.write_interval_ms)
         self._healing = Healing(line.lanes, now_ms)
         self._is_broken = self._is_enriching = False
         self._trouble = Trouble()
@@ -161,6 +162,7 @@ class Worker:
         self._log.warning("lanes are taken again", error=str(error), kind=type(error).__name__)
         line.meter.recovered(type(error).__name__)
         line.batcher.clear()
+        self._writes.forget()
         self._pending, self._ending = {}, {}
         self._held.clear()
         line.sink.abort()
@@ -190,6 +192,7 @@ class Worker:
         polled_ms = self.looped_at_ms = self._now_ms()
         if self._ending and not line.sink.is_committing():
             self._end_commit()
+        self._writes.turn()
         is_asked = self._answers is not None and self._answers.serve(line, polled_ms)
         if records is not None:
             for lookup in line.lookups:
@@ -289,9 +292,9 @@ class Worker:
         return self._now_ms() >= self._commit_began_ms + wait_ms
 
     def _commit(self) -> None:
-        """Begin to make everything published count; when due, wait for that, and write rows."""
+        """Begin to make everything published count; rows are packed as of now, where that is due."""
         line, now_ms = self.line, self._now_ms()
-        if self._ending and now_ms < self._write_due_ms and line.sink.is_committing():
+        if self._ending and line.sink.is_committing():
             return  # in its own time: the next one covers more
         self._commit_began_ms = now_ms
         self._end_commit()
@@ -301,11 +304,9 @@ class Worker:
             line.sink.begin_commit(offsets, line.source.consumer)
             self._pending, self._ending = {}, self._pending
         self._report()
-        if now_ms >= self._write_due_ms:
-            self._end_commit()
-            if not self._pending:  # else the group is rebalancing; rows wait for the commit that covers them
-                self._write_due_ms = now_ms + line.write_interval_ms
-                self._write()
+        self._writes.pack(now_ms)
+        if not self._ending:
+            self._writes.begin()
 
     def _end_transaction(self) -> None:
         """Wait for the commit under way, where what is sent now would become a part of it."""
@@ -323,8 +324,10 @@ class Worker:
             is_done = self.line.sink.end_commit()
         if is_done:
             self._trouble.is_over()
-        else:
+            self._writes.begin()
+        else:  # the group is rebalancing
             self._pending = {**ending, **self._pending}
+            self._writes.take_back()
 
     def _report(self) -> None:
         line = self.line
@@ -332,18 +335,6 @@ class Worker:
         waiting = line.owned.waiting
         line.meter.owned(reading=len(line.owned.assigned()) - waiting, waiting=waiting)
         line.meter.dirty_rows(int(line.lanes.rows.is_dirty.sum()))
-
-    def _write(self) -> None:
-        """Make changed rows durable; everything applied must be committed. A store that is away waits."""
-        self.line.lanes.release()
-        with self.line.meter.timed("write"):
-            try:
-                for partition in self.line.lanes.partitions():
-                    if self.line.lanes.write(partition):
-                        self.line.meter.state_write("ok")
-            except StoreUnavailableError as error:
-                self.line.meter.state_write("unavailable")
-                self._log.warning("state not written, will try again", error=str(error))
 
     def _heal(self) -> None:
         """Once the store is back, take lanes with guessed rows again: replayed, every row is right."""
@@ -361,8 +352,12 @@ class Worker:
         if self.line.batcher.is_waiting:
             self._score(self.line.batcher.take(), "stop")
         for pause_s in FINISH_AGAIN_S:
-            self._write_due_ms = 0.0
+            self._end_commit()
+            self._writes.end()
+            self._writes.due_ms = 0.0
             self._commit()
+            self._end_commit()
+            self._writes.end()
             if not self._pending:
                 break
             time.sleep(pause_s)

@@ -182,7 +182,7 @@ class Sink:
         self._ending = _Ending(commit=commit, consumer=consumer, give_up_s=give_up_s, end=end)
 
     def is_committing(self) -> bool:
-        """Whether a commit was begun that has no answer yet.
+        """Whether a commit was begun that has no answer yet, and may have one still.
 
         Raises:
             NotCommittedError: an output was refused.
@@ -191,7 +191,7 @@ class Sink:
             return False
         self._commit_once_acknowledged()
         end = self._ending.end
-        return end is None or not end.done()
+        return end is None or not (end.done() or time.monotonic() >= self._ending.give_up_s)
 
     def holds_back(self) -> bool:
         """Whether what is sent now would have to wait for the commit under way."""

@@ -22,7 +22,9 @@ def _rows_before_commit() -> None:
 
     def swapped(self: Any) -> None:
         if self._pending:
-            self._write()
+            self._writes.pack(self._now_ms())
+            self._writes.begin()
+            self._writes.end()
         commit(self)
 
     Worker._commit = swapped  # type: ignore[method-assign]

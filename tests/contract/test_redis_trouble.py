@@ -13,7 +13,8 @@ from typing import TypeVar
 import pytest
 import redis
 
-from feature_cache.lanes import Lanes, lane_name
+from feature_cache.lane import lane_name
+from feature_cache.lanes import Lanes
 from feature_cache.redis_store import RedisStore, _patience
 from feature_cache.rows import HotRows
 from feature_cache.store import LaneMeta, StoreRefusedError, StoreUnavailableError

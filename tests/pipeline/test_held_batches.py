@@ -91,17 +91,10 @@ def test_in_at_least_once_outputs_go_on_and_offsets_wait_until_those_before_them
 
     monkeypatch.setattr(NativeSend, "under_way", late)
     delivery = {"mode": "at_least_once", "commit_interval": "20ms"}
-    # Rows are written after a commit, which is waited for: not before everything is scored.
-    file = alone(
-        tmp_path,
-        topic_prefix,
-        batching={"max_rows": 256},
-        delivery=delivery,
-        state={"write_interval": "1h"},
-    )
+    state = {"write_interval": "50ms"}  # rows wait for the commit, and nothing waits for them
+    file = alone(tmp_path, topic_prefix, batching={"max_rows": 256}, delivery=delivery, state=state)
     pipeline = load_pipeline(file, env)
     worker = Worker(assemble(pipeline, store_opener(), CollectorRegistry()))
-    worker._write_due_ms = time.monotonic() * 1000 + 3_600_000
     reader, stop = Reader(kafka_bootstrap, topic_prefix), threading.Event()
     group = Consumer({"bootstrap.servers": kafka_bootstrap, "group.id": pipeline.kafka.group})
     places = [TopicPartition(f"{topic_prefix}transactions", partition) for partition in range(PARTITIONS)]

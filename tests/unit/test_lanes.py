@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_cache.lanes import Lanes, Offsets, committed_offset, lane_name
+from feature_cache.lane import Offsets, Packed, committed_offset, lane_name
+from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import CorruptRowError, pack
 from feature_cache.recent import apply_windows
@@ -494,7 +495,10 @@ STEPS = st.lists(
         st.builds(
             Step,
             what=st.sampled_from(
-                ["commit", "commit, write", "write", "lose answer", "crash", "pause", "crash and flush"]
+                [
+                    *("commit", "commit, write", "write", "lose answer", "pack", "land", "land, lose answer"),
+                    *("crash", "pause", "crash and flush"),
+                ]
             ),
         ),
     ),
@@ -509,7 +513,7 @@ EVENTS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(EVENTS, STEPS, st.sampled_from([6, 8, 64]))
-def test_no_sequence_of_crashes_doubles_or_loses_an_event(  # noqa: PLR0915 one story
+def test_no_sequence_of_crashes_doubles_or_loses_an_event(  # noqa: PLR0912, PLR0915 one story
     drawn: list[tuple[bytes, int, int]], steps: list[Step], hot_rows: int
 ) -> None:
     """Rows, features and what is published equal those of a worker that nothing ever happened to."""
@@ -532,6 +536,26 @@ def test_no_sequence_of_crashes_doubles_or_loses_an_event(  # noqa: PLR0915 one 
         published.update(unsent)
         unsent, committed = {}, max(committed, at)
 
+    # What is packed while a commit begins, and up to where its events must be committed before it is written.
+    packed: Packed | None = None
+    covers = 0
+
+    def land(how: str = "answered") -> None:
+        nonlocal packed
+        landing, packed = packed, None
+        if landing is None:
+            return
+        if committed < covers:  # the commit was not done
+            owner.not_written(landing)
+            return
+        landing.lane.uncertain, store.next_write = landing.new, how
+        try:
+            owner.store(landing)
+        except StoreUnavailableError:
+            owner.not_written(landing)
+        else:
+            owner.written(landing)
+
     for step in steps:
         clock_ms += 1
         end = min(len(log), at + step.count)
@@ -540,6 +564,7 @@ def test_no_sequence_of_crashes_doubles_or_loses_an_event(  # noqa: PLR0915 one 
                 sums = apply(owner, log, at, end)
             except RowsFullError:  # as the worker does: make every row clean, so that some can leave
                 commit()
+                land()
                 owner.write(PARTITION)
                 sums = apply(owner, log, at, end)
             assert sums == expected[at:end]
@@ -548,14 +573,19 @@ def test_no_sequence_of_crashes_doubles_or_loses_an_event(  # noqa: PLR0915 one 
             at = end
         if "commit" in step.what:
             commit()
+        if step.what == "pack" and packed is None:
+            packed, covers = owner.pack(PARTITION), at
+        if "land" in step.what:
+            land("lost after" if "lose" in step.what else "answered")
         if "write" in step.what or step.what == "lose answer":
+            land()
             if committed >= at:
                 store.next_write = "lost after" if step.what == "lose answer" else "answered"
                 with suppress(StoreUnavailableError):
                     owner.write(PARTITION)
                 store.next_write = "answered"  # also when there was nothing to write
         elif step.what in ("crash", "pause", "crash and flush"):
-            former = owner
+            former, late, packed = owner, packed, None
             if step.what == "crash and flush":
                 store._meta.clear()
                 store._rows.clear()
@@ -564,10 +594,14 @@ def test_no_sequence_of_crashes_doubles_or_loses_an_event(  # noqa: PLR0915 one 
             if step.what == "pause" and len(former.rows.dirty(PARTITION)):
                 with pytest.raises(FencedError):
                     former.write(PARTITION)
+            if late is not None:  # under way when its worker was
+                with pytest.raises(FencedError):
+                    former.store(late)
         meta = store.meta(LANE)
         assert meta is not None
         assert meta.watermark in range(NOTHING, committed + 1), "stored rows ran ahead of the commit"
     assert published == dict(enumerate(expected[: len(published)]))
+    land()
     if committed >= at:
         final_rows_equal_those_of_one_undisturbed_worker(owner, log[:at])
 

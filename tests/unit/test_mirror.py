@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_cache import mirror as mirror_module
-from feature_cache.lanes import Lanes, lane_name
+from feature_cache.lane import lane_name
+from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.mirror import Mirror
 from feature_cache.rows import HotRows
