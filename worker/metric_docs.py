@@ -19,7 +19,8 @@ DETAILS = {
     "batch_max_rows": "It is `batching.max_rows`, or what was chosen for `latency_slo`.",
     "batch_max_wait_seconds": "It is 0 with `eager`.",
     "latency_slo_late_share": "See [batching.md](batching.md#an-objective-instead-of-a-window).",
-    "stage_seconds": f"Stages are {', '.join(f'`{stage}`' for stage in STAGES)}; `poll` includes waiting.",
+    "stage_seconds": f"Stages are {', '.join(f'`{stage}`' for stage in STAGES)}; `poll` includes waiting, "
+    "`write` packs rows: that Redis stores them is not waited for.",
     "event_to_score_seconds": "The timestamp is that of the Kafka record.",
     "lag_records": "Only of partitions that this member owns.",
     "lag_seconds": "It is 0 when none is waiting.",
