@@ -132,7 +132,9 @@ def test_the_queries_ask_for_metrics_that_exist() -> None:
 
 def test_the_stages_are_those_that_are_timed() -> None:
     text = next(row for row in rows(marked(DOCS / "metrics.md", "metrics")) if "stage_seconds" in row[0])[3]
-    source = "".join((ROOT / "worker" / name).read_text() for name in ("run.py", "judge.py", "publish.py", "row_writes.py"))
+    source = "".join(
+        (ROOT / "worker" / name).read_text() for name in ("run.py", "judge.py", "publish.py", "row_writes.py")
+    )
     timed = set(re.findall(r'meter\.timed\("(\w+)"\)', source))
 
     assert set(re.findall(r"`(\w+)`", text)) == timed
