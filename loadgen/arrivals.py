@@ -59,7 +59,8 @@ def due_times(rate: Rate, expected: NDArray[np.float64]) -> NDArray[np.float64]:
     slope = slopes[part]
     # Solves begin * t + slope * t^2 / 2 = more in the form that stays exact for slope 0 and for begin 0.
     root = np.sqrt(np.maximum(begin**2 + 2 * slope * more, 0.0))
-    t = np.divide(2 * more, begin + root, out=np.zeros_like(more), where=more > 0)
+    # The root of the least numbers is 0.
+    t = np.divide(2 * more, begin + root, out=np.zeros_like(more), where=begin + root > 0)
     return np.asarray(rate.at_s[part] + t)
 
 
