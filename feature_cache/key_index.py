@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from feature_cache.prefetch import prefetch
+
 # Secret and new in each process, so nobody can prepare keys that all begin at one place of the table.
 # Handed to each kernel: a global array would be compiled into what is cached on disk.
 _SEED = np.frombuffer(secrets.token_bytes(16), np.uint64)
@@ -216,18 +218,26 @@ def _are_equal(data: Any, start: int, end: int, other: Any, other_start: int, ot
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _find(data: Any, starts: Any, ends: Any, seed: Any, table: Any, held: Any, span: Any, slots: Any) -> None:
+    """Each step is done for all keys before the next, so that their waits for memory are one."""
     mask = table.shape[0] - 1
+    codes = np.empty(starts.shape[0], np.int64)
     for i in range(starts.shape[0]):
-        code = _hash(data, starts[i], ends[i], seed)
+        codes[i] = _hash(data, starts[i], ends[i], seed)
+    for i in range(starts.shape[0]):
+        slots[i] = table[codes[i] & mask]  # where most are
+    for i in range(starts.shape[0]):
+        prefetch(held, span[max((slots[i] & 0xFFFFFFFF) - 1, 0), 0])
+    for i in range(starts.shape[0]):
+        code, entry, at = codes[i], slots[i], codes[i] & mask
         slots[i] = -1
-        at = code & mask
-        while table[at] != 0:
-            if table[at] >> 32 == code:
-                s = (table[at] & 0xFFFFFFFF) - 1
+        while entry != 0:
+            if entry >> 32 == code:
+                s = (entry & 0xFFFFFFFF) - 1
                 if _are_equal(data, starts[i], ends[i], held, span[s, 0], span[s, 1]):
                     slots[i] = s
                     break
             at = (at + 1) & mask
+            entry = table[at]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -266,6 +276,11 @@ def _add(
     used: int,
 ) -> None:
     mask = table.shape[0] - 1
+    codes = np.empty(slots.shape[0], np.int64)
+    for i in range(slots.shape[0]):
+        codes[i] = _hash(data, starts[i], ends[i], seed)
+        prefetch(table, codes[i] & mask)
+        prefetch(span, slots[i])
     for i in range(slots.shape[0]):
         s = slots[i]
         span[s, 0] = used
@@ -273,19 +288,24 @@ def _add(
             held[used] = data[j]
             used += 1
         span[s, 1] = used
-        code = _hash(data, starts[i], ends[i], seed)
-        at = code & mask
+        at = codes[i] & mask
         while table[at] != 0:
             at = (at + 1) & mask
-        table[at] = code << 32 | (s + 1)
+        table[at] = codes[i] << 32 | (s + 1)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _remove(seed: Any, table: Any, held: Any, span: Any, slots: Any) -> None:
     mask = table.shape[0] - 1
+    homes = np.empty(slots.shape[0], np.int64)
+    for i in range(slots.shape[0]):
+        prefetch(held, span[slots[i], 0])
+    for i in range(slots.shape[0]):
+        homes[i] = _hash(held, span[slots[i], 0], span[slots[i], 1], seed) & mask
+        prefetch(table, homes[i])
     for i in range(slots.shape[0]):
         s = slots[i]
-        at = _hash(held, span[s, 0], span[s, 1], seed) & mask
+        at = homes[i]
         while table[at] & 0xFFFFFFFF != s + 1:
             at = (at + 1) & mask
         span[s, 0] = span[s, 1] = -1

@@ -13,14 +13,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from feature_cache.layout import AGGREGATES, FILLS, NEVER_US, asked
+from feature_cache.prefetch import AHEAD, prefetch
 from feature_cache.stretches import GroupArrays, make_room
 
 # Position of each aggregate's flag in `wanted`.
 _COUNT, _SUM, _MEAN, _MIN, _MAX, _STD, _LAST, _SINCE, _DISTINCT = range(len(AGGREGATES))
 
 _LAST_KNOWN, LINEAR, MEAN = range(len(FILLS))
-
-Floats = NDArray[np.float64]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -30,6 +29,18 @@ def _after(times: Any, length: int, t: int) -> int:
     while p > 0 and times[p - 1] > t:
         p -= 1
     return p
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _look_ahead(slots: Any, i: int, held: Any, times: Any, values: Any) -> None:
+    """Ask for where a later event's row is, and for what the row of one before that remembers newest."""
+    last = slots.shape[0] - 1
+    prefetch(held, slots[min(i + 2 * AHEAD, last)])
+    row = held[max(slots[min(i + AHEAD, last)], 0)]
+    newest = row.start + row.begin + row.length - 1
+    for back in range(0, 16, 8):  # what fills a line of memory, and the one before
+        prefetch(times, newest - back)
+        prefetch(values, newest - back)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -170,8 +181,8 @@ def _apply_windows(
 ) -> int:
     overflow = 0
     for i in range(slots.shape[0]):
-        s = slots[i]
-        t = event_us[i]
+        _look_ahead(slots, i, held, times, values)
+        s, t = slots[i], event_us[i]
         if s < 0:
             out[i] = 0.0
             continue
@@ -180,16 +191,13 @@ def _apply_windows(
         row = held[s]
         first = row.start + row.begin
         last = first + row.length
-        _aggregate(
-            times[first:last], values[first:last], row.length, t, True, x[i], windows_us, codes, out[i]
-        )
+        part_us, part = times[first:last], values[first:last]
+        _aggregate(part_us, part, row.length, t, True, x[i], windows_us, codes, out[i])
         if max(row.forgotten, lane_forgotten_us[i]) > t - windows_us[-1]:
             incomplete[i] = True
         status = _remember(times, values, row, t, x[i], capacity, history_us)
-        if status == 2:
-            late[i] = True
-        elif status == 1:
-            overflow += 1
+        late[i] = late[i] or status == 2
+        overflow += status == 1
     return overflow
 
 
@@ -197,10 +205,10 @@ def apply_windows(
     group: GroupArrays,
     slots: NDArray[np.int64],
     event_us: NDArray[np.int64],
-    x: Floats,
+    x: NDArray[np.float64],
     clock_reset: NDArray[np.bool_],
     lane_forgotten_us: NDArray[np.int64],
-    out: Floats,
+    out: NDArray[np.float64],
     late: NDArray[np.bool_],
     incomplete: NDArray[np.bool_],
 ) -> int:
@@ -222,7 +230,6 @@ def apply_windows(
         How many events were forgotten because a row was full.
     """
     make_room(group, slots)
-    windows_us, codes = asked(group.spec)
     overflow: int = _apply_windows(
         slots,
         event_us,
@@ -233,8 +240,7 @@ def apply_windows(
         group.held,
         group.spec.capacity,
         lane_forgotten_us,
-        windows_us,
-        codes,
+        *asked(group.spec),
         group.spec.history_us,
         out,
         late,
@@ -257,8 +263,8 @@ def _read_windows(
     incomplete: Any,
 ) -> None:
     for i in range(slots.shape[0]):
-        s = slots[i]
-        t = event_us[i]
+        _look_ahead(slots, i, held, times, values)
+        s, t = slots[i], event_us[i]
         known_us = lane_forgotten_us[i]
         if s >= 0:
             row = held[s]
@@ -278,14 +284,13 @@ def read_windows(
     slots: NDArray[np.int64],
     event_us: NDArray[np.int64],
     lane_forgotten_us: NDArray[np.int64],
-    out: Floats,
+    out: NDArray[np.float64],
     incomplete: NDArray[np.bool_],
 ) -> None:
     """The windows (t - w, t] of somebody else's rows as of t, nothing newer, nothing remembered.
 
     Shapes as in `apply_windows`; a slot of -1 is an entity without a row: every aggregate is 0.
     """
-    windows_us, codes = asked(group.spec)
     _read_windows(
         slots,
         event_us,
@@ -293,8 +298,7 @@ def read_windows(
         group.values.reshape(-1),
         group.held,
         lane_forgotten_us,
-        windows_us,
-        codes,
+        *asked(group.spec),
         out,
         incomplete,
     )
@@ -361,8 +365,8 @@ def apply_sequences_kernel(
     """See sequences.apply_sequences; every_us 0: the readings as they are, padding inf: the oldest one."""
     steps = out.shape[1]
     for i in range(slots.shape[0]):
-        s = slots[i]
-        t = event_us[i]
+        _look_ahead(slots, i, held, times, values)
+        s, t = slots[i], event_us[i]
         if s < 0:
             out[i] = 0.0
             continue

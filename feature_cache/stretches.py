@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from feature_cache.layout import NEVER_US, Group
+from feature_cache.prefetch import AHEAD, prefetch
 
 LEAST = 4  # events in the smallest stretch: 64 bytes of a window group
 
@@ -197,6 +198,8 @@ def _make_room(times: Any, values: Any, held: Any, free: Any, heads: Any, slots:
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _begin_rows(times: Any, held: Any, free: Any, heads: Any, slots: Any, length: Any, capacity: int) -> None:
     for i in range(slots.shape[0]):
+        if i + AHEAD < slots.shape[0]:
+            prefetch(held, slots[i + AHEAD])
         row = held[slots[i]]
         size = _size_for(min(length[i] + 1, capacity))
         if row.room != LEAST << size:
@@ -211,6 +214,12 @@ def _begin_rows(times: Any, held: Any, free: Any, heads: Any, slots: Any, length
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _drop_rows(times: Any, held: Any, free: Any, heads: Any, slots: Any) -> None:
     for i in range(slots.shape[0]):
+        if i + 2 * AHEAD < slots.shape[0]:
+            prefetch(held, slots[i + 2 * AHEAD])
+        if i + AHEAD < slots.shape[0]:
+            later = held[slots[i + AHEAD]]
+            prefetch(times, later.start)
+            prefetch(free, later.start // LEAST)
         row = held[slots[i]]
         if row.room > 0:
             _give(times, free, heads, row.start, row.room)
