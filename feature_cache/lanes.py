@@ -5,7 +5,7 @@ Invariants (docs/state.md):
 - What is stored never runs ahead of what is committed: rows are written after the commit that covers them.
 - A row that is not in memory is in the store as of the lane's present: only clean rows leave memory, and one
   that is on its way to the store is not clean before it is there.
-- A lane that has guessed a row (see `Lanes.load`) writes nothing and reads nothing until it is taken again.
+- A lane that has guessed a row (see `Lanes.load`) packs nothing and reads nothing until it is taken again.
 """
 
 from __future__ import annotations
@@ -271,8 +271,10 @@ class Lanes:
             StoreUnavailableError: the store did not answer.
         """
         for lane in filter(None, map(self._owned.get, partitions)):
+            known = (lane.durable, lane.uncertain)
             found = self._store.meta(lane.name)
-            if found is None or found not in (lane.durable, lane.uncertain):
+            # A write may have ended meanwhile, and been noted.
+            if found is None or found not in (*known, lane.durable, lane.uncertain):
                 raise FencedError(f"lane {lane.name}: found {found}, expected {lane.durable}")
 
     def advance(self, partition: int, next_offset: int, complete_us: int, first_event_us: int) -> None:
@@ -300,7 +302,7 @@ class Lanes:
         packed.lane.uncertain = packed.new
         try:
             self.store(packed)
-        except (FencedError, StoreUnavailableError):
+        except BaseException:
             self.not_written(packed)
             raise
         self.written(packed)
@@ -349,15 +351,19 @@ class Lanes:
             if found != new:  # equal: our own write, sent again after its answer was lost
                 raise FencedError(f"lane {name}: found {found}, expected {packed.durable}")
 
+    def holds(self, packed: Packed) -> bool:
+        """Whether its lane is the one that it was packed of, and was not dropped or taken again since."""
+        return self._owned.get(packed.partition) is packed.lane
+
     def written(self, packed: Packed) -> None:
         """Note that what was packed is durable, unless its lane was dropped since."""
-        if self._owned.get(packed.partition) is packed.lane:
+        if self.holds(packed):
             packed.lane.durable, packed.lane.uncertain = packed.new, None
             self.rows.is_packed[packed.slots] = False
 
     def not_written(self, packed: Packed) -> None:
         """Note that it is not, or not for sure: its rows have changed still, unless its lane was dropped."""
-        if self._owned.get(packed.partition) is packed.lane:
+        if self.holds(packed):
             self.rows.is_packed[packed.slots] = False
             self.rows.is_dirty[packed.slots] = True
 

@@ -1,4 +1,7 @@
-"""Asking for memory before it is needed, so that a kernel waits for several places at once, not for each."""
+"""Asking for memory before it is needed, so that a kernel waits for several places at once, not for each.
+
+Numba keeps compiled code by the date of a kernel's own file: after a change here, touch the kernels' files.
+"""
 
 from __future__ import annotations
 

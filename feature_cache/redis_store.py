@@ -128,7 +128,7 @@ class RedisStore:
     ) -> bool:
         prefix = _prefix(lane)
         names = [_meta_key(lane), *(prefix + key for key in keys)]
-        patience = _patience(len(rows), sum(map(len, rows)))
+        patience = patience_for(len(rows), sum(map(len, rows)))
         if patience > 1:
             self.ask(names[0], b"PING")  # a server that is away must not take that long to be noticed
         return bool(self.run(_WRITE, names, [expected.encode(), new.encode(), *rows], patience=patience))
@@ -310,7 +310,7 @@ class RedisStore:
         return self._breakers.setdefault(name, Breaker())
 
 
-def _patience(rows: int, size_bytes: int) -> int:
+def patience_for(rows: int, size_bytes: int) -> int:
     """How many times as long as usual a server may be silent over a write of this size; few different ones.
 
     One that was given up though it was done would be sent again, whole, and given up again, for ever.

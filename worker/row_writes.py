@@ -14,6 +14,7 @@ import structlog
 
 from feature_cache.lane import Packed
 from feature_cache.lanes import Lanes
+from feature_cache.redis_store import patience_for
 from feature_cache.store import FencedError, StoreUnavailableError
 from worker.background import in_background
 from worker.metrics import Meter
@@ -61,13 +62,15 @@ class RowWrites:
         for packed in self._packed:
             packed.lane.uncertain = packed.new
         self._writing = in_background(partial(_written, self._lanes, self._packed), "write rows")
+        if any(patience_for(len(each.rows), sum(map(len, each.rows))) > 1 for each in self._packed):
+            self.end()  # Redis is silent meanwhile, for longer than whoever reads from it waits
 
     def take_back(self) -> None:
-        """The commit is not done, and a later one covers more: what was packed for it has changed still."""
-        if self._writing is None:
+        """The commit is not done, and the next one covers more: what was packed for it has changed still."""
+        if self._writing is None and self._packed:
             for packed in self._packed:
                 self._lanes.not_written(packed)
-            self._packed = []
+            self._packed, self.due_ms = [], 0.0
 
     def turn(self) -> None:
         """See whether a write has ended.
@@ -88,15 +91,17 @@ class RowWrites:
             return
         writing, self._writing = self._writing, None
         packed, self._packed = self._packed, []
-        outcomes = writing.result()
-        for each, outcome in zip(packed, outcomes, strict=True):
+        failed = []
+        for each, outcome in zip(packed, writing.result(), strict=True):
+            if not self._lanes.holds(each):
+                continue  # whoever has the lane now took it as it was before, or is
             if outcome is not None:
                 self._lanes.not_written(each)
+                failed.append(outcome)
                 continue
             self._lanes.written(each)
             if len(each.slots):
                 self._meter.state_write("ok")
-        failed = [outcome for outcome in outcomes if outcome is not None]
         for error in failed:
             if isinstance(error, FencedError):
                 raise error

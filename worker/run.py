@@ -334,7 +334,7 @@ class Worker:
         self._lag.report(self._wall_us() // 1000)
         waiting = line.owned.waiting
         line.meter.owned(reading=len(line.owned.assigned()) - waiting, waiting=waiting)
-        line.meter.dirty_rows(int(line.lanes.rows.is_dirty.sum()))
+        line.meter.dirty_rows(int((line.lanes.rows.is_dirty | line.lanes.rows.is_packed).sum()))
 
     def _heal(self) -> None:
         """Once the store is back, take lanes with guessed rows again: replayed, every row is right."""
@@ -353,14 +353,17 @@ class Worker:
             self._score(self.line.batcher.take(), "stop")
         for pause_s in FINISH_AGAIN_S:
             self._end_commit()
-            self._writes.end()
             self._writes.due_ms = 0.0
-            self._commit()
+            self._commit()  # before any wait for the store
             self._end_commit()
-            self._writes.end()
             if not self._pending:
                 break
             time.sleep(pause_s)
+        self._writes.end()
+        if not self._pending:  # an earlier write may have been under way, and nothing was packed
+            self._writes.pack(self._now_ms())
+            self._writes.begin()
+            self._writes.end()
 
     def _take(self, partitions: list[int]) -> None:
         """Partitions were assigned to us; they are held until their lanes are begun."""

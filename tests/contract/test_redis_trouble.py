@@ -15,7 +15,7 @@ import redis
 
 from feature_cache.lane import lane_name
 from feature_cache.lanes import Lanes
-from feature_cache.redis_store import RedisStore, _patience
+from feature_cache.redis_store import RedisStore, patience_for
 from feature_cache.rows import HotRows
 from feature_cache.store import LaneMeta, StoreRefusedError, StoreUnavailableError
 from tests.contract.test_store import LAYOUT, new_meta, owner_of, touch
@@ -416,4 +416,4 @@ def test_a_server_with_data_of_an_older_version_can_be_taken_over() -> None:
 )
 def test_a_larger_write_may_take_longer(rows: int, size_bytes: int, times: int) -> None:
     """Half a second for each hundred thousand rows was seen; five are given."""
-    assert _patience(rows, size_bytes) == times
+    assert patience_for(rows, size_bytes) == times

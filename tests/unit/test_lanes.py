@@ -18,7 +18,15 @@ from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.packing import CorruptRowError, pack
 from feature_cache.recent import apply_windows
 from feature_cache.rows import HotRows, RowsFullError
-from feature_cache.store import NOTHING, FencedError, LaneMeta, MemoryStore, Stored, StoreUnavailableError
+from feature_cache.store import (
+    NOTHING,
+    FencedError,
+    LaneMeta,
+    MemoryStore,
+    Stored,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 
 GROUP = WindowGroup(
     name="w", over="x", windows_us=(10,), window_labels=("10us",), aggregates=("count", "sum"), capacity=64
@@ -336,7 +344,7 @@ def test_taking_a_lane_back_without_dropping_it_keeps_no_row_from_before() -> No
 
 
 class LosesAnswers(MemoryStore):
-    """A store in memory that can do a write, or not do it, and lose the answer either way."""
+    """A store in memory that can do a write, or not do it, and lose the answer either way, or refuse it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -346,6 +354,8 @@ class LosesAnswers(MemoryStore):
         self, lane: str, expected: LaneMeta, new: LaneMeta, keys: Sequence[bytes], rows: Sequence[bytes]
     ) -> bool:
         how, self.next_write = self.next_write, "answered"
+        if how == "refused":
+            raise StoreRefusedError("NOPERM")
         if how == "lost before":
             raise StoreUnavailableError("away")
         done = super().write(lane, expected, new, keys, rows)
@@ -379,6 +389,19 @@ def test_a_write_whose_answer_was_lost_is_no_reason_to_drop_the_lane(how: str) -
     fresh = lanes(store)
     take(fresh, committed=8)
     assert apply(fresh, LOG, 8, 9) == [1.0 + 3 + 5 + 7 + 9]
+
+
+def test_a_write_that_is_refused_leaves_its_rows_changed() -> None:
+    store = LosesAnswers()
+    owner = lanes(store)
+    take(owner, committed=0)
+    apply(owner, LOG, 0, 4)
+    store.next_write = "refused"
+
+    with pytest.raises(StoreRefusedError):
+        owner.write(PARTITION)
+
+    assert len(owner.rows.dirty(PARTITION)) == 2
 
 
 def test_a_lost_answer_does_not_hide_a_new_owner() -> None:

@@ -75,6 +75,10 @@ def test_due_times_invert_the_expected_number_of_events(
     assert np.all(np.diff(t) >= 0)
 
 
+def test_the_least_number_of_events_that_there_is_is_due_at_once() -> None:
+    assert due_times(ramp(0.0, 0.1, 60.0), np.array([0.0, 5e-324])).tolist() == [0.0, 0.0]
+
+
 def test_a_rate_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="impossible rate"):
         constant(0.0)

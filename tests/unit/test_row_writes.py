@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from feature_cache.lanes import Lanes
 from feature_cache.layout import Layout, WindowGroup
 from feature_cache.rows import HotRows, RowsFullError
 from feature_cache.store import FencedError, LaneMeta, MemoryStore, StoreUnavailableError
+from worker import row_writes
 from worker.metrics import Meter
 from worker.row_writes import RowWrites
 
@@ -136,14 +138,109 @@ def test_a_write_under_way_is_of_the_commit_before_and_stays_when_the_next_is_no
     rig.writes.pack(now_ms=0.0)
     rig.store.may_write.clear()
     rig.writes.begin()
+    rig.change(b"b", 1, 5)
 
-    rig.writes.pack(now_ms=1000.0)
+    rig.writes.pack(now_ms=1000.0)  # or the write under way would be of what is not committed
     rig.writes.take_back()
     rig.store.may_write.set()
     rig.writes.end()
 
-    assert rig.stored(0) == (3, 1)
+    assert [rig.stored(0), rig.stored(1)] == [(3, 1), (0, 0)]
     assert not rig.lanes.rows.is_packed.any()
+    assert len(rig.lanes.rows.dirty(1)) == 1
+
+
+def test_rows_are_read_while_a_write_that_was_done_has_not_been_looked_at() -> None:
+    rig = Rig()
+    rig.change(b"a", 0, 3)
+    rig.writes.pack(now_ms=0.0)
+    rig.writes.begin()
+    rig.store.threads[0].join(WITHIN_S)
+    assert rig.stored(0) == (3, 1)
+
+    assert rig.lanes.load([b"never seen"], np.zeros(1, np.int32))[1:] == (0, 1)
+    rig.lanes.check([0])
+
+
+def test_whoever_turns_notes_that_a_write_has_ended_and_more_can_be_packed() -> None:
+    rig = Rig()
+    rig.change(b"a", 0, 3)
+    rig.writes.pack(now_ms=0.0)
+    rig.writes.begin()
+    give_up_s = time.monotonic() + WITHIN_S
+    while rig.lanes.rows.is_packed.any() and time.monotonic() < give_up_s:
+        rig.writes.turn()
+        time.sleep(0.001)
+
+    rig.change(b"a", 0, 4)
+    rig.writes.pack(now_ms=1000.0)
+    rig.writes.begin()
+    rig.writes.end()
+
+    assert rig.stored(0) == (4, 1)
+
+
+def test_rows_of_a_commit_that_was_not_done_are_due_with_the_next() -> None:
+    rig = Rig()
+    rig.change(b"a", 0, 3)
+    rig.writes.pack(now_ms=0.0)
+    rig.writes.take_back()
+
+    rig.writes.pack(now_ms=1.0)
+    rig.writes.begin()
+    rig.writes.end()
+
+    assert rig.stored(0) == (3, 1)
+
+
+@pytest.mark.parametrize("is_fenced", [True, False])
+def test_what_becomes_of_a_write_is_nothing_to_a_lane_that_was_taken_again_since(is_fenced: bool) -> None:
+    rig = Rig()
+    rig.change(b"a", 0, 3)
+    rig.change(b"b", 1, 5)
+    rig.writes.pack(now_ms=0.0)
+    if is_fenced:
+        rig.store.may_write.clear()
+    rig.writes.begin()
+    if not is_fenced:
+        rig.writes._writing.result(WITHIN_S)  # type: ignore[union-attr]
+    rig.lanes.drop(0)
+    rig.lanes.take(0, committed=3, start=0, low=0, high=99, now_ms=2)
+    rig.change(b"c", 0, 4)
+    (slot,) = rig.lanes.rows.find([b"c"]).tolist()
+
+    rig.store.may_write.set()
+    rig.writes.end()
+
+    assert rig.stored(1) == (5, 1)
+    assert rig.lanes.rows.is_dirty[slot]
+    assert rig.lanes[0].durable == rig.store.meta(rig.lanes[0].name)
+    assert rig.lanes[0].uncertain is None
+
+
+def test_a_write_that_keeps_the_store_silent_for_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.change(b"a", 0, 3)
+    monkeypatch.setattr(row_writes, "patience_for", lambda rows, size_bytes: 20 if rows and size_bytes else 1)
+    rig.writes.pack(now_ms=0.0)
+
+    rig.writes.begin()
+
+    assert not rig.lanes.rows.is_packed.any()
+    assert rig.stored(0) == (3, 1)
+
+
+def test_a_lane_that_has_guessed_packs_nothing_and_lets_its_rows_go() -> None:
+    rig = Rig()
+    rig.change(b"a", 0, 3)
+    rig.lanes[0].is_guessing = True
+
+    rig.writes.pack(now_ms=0.0)
+    rig.writes.begin()
+    rig.writes.end()
+
+    assert rig.stored(0) == (-1, 0)
+    assert not rig.lanes.rows.is_dirty.any()
 
 
 def test_nothing_is_packed_before_it_is_due() -> None:
@@ -203,6 +300,11 @@ def test_a_write_that_ends_after_its_lane_was_taken_again_changes_nothing_of_the
     rig.store.may_write.set()
     rig.store.threads[0].join(WITHIN_S)
 
+    rig.writes.turn()
     assert rig.stored(0) == (-1, 0)
     assert rig.lanes.rows.is_dirty[slot]
     assert rig.lanes[0].durable == rig.store.meta(rig.lanes[0].name)
+    rig.writes.pack(now_ms=1000.0)
+    rig.writes.begin()
+    rig.writes.end()
+    assert rig.stored(0) == (2, 1)
