@@ -37,6 +37,7 @@ ASK_REGISTRY_EVERY_MS = 1000.0
 HEAR_FROM_GROUP_MS = 1000.0  # a member that was thrown out is told so within this, and then lets go
 FINISH_AGAIN_S = (0.05, 0.1, 0.2, 0.4)  # pauses between tries to commit while the group rebalances
 HELD_AT_MOST = 4  # scored batches that wait for a commit to end before they are sent
+LATE_COMMIT_MS = 1000.0  # after which it is waited for: what is sent meanwhile is sent again after a crash
 QUIET_SHARE = 0.25  # of the commit interval: where nothing more comes, there is nothing to wait for
 # What taking the lanes again mends.
 _MENDED = (NotCommittedError, FencedError, CorruptRowError, OffsetsGoneError, GivenAgainError)
@@ -294,7 +295,8 @@ class Worker:
     def _commit(self) -> None:
         """Begin to make everything published count; rows are packed as of now, where that is due."""
         line, now_ms = self.line, self._now_ms()
-        if self._ending and line.sink.is_committing():
+        is_late = now_ms >= self._commit_began_ms + LATE_COMMIT_MS
+        if self._ending and not is_late and line.sink.is_committing():
             return  # in its own time: the next one covers more
         self._commit_began_ms = now_ms
         self._end_commit()

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.workers import create_topics, topics_of
 from tests.pipeline.streams import PARTITIONS, Reader, alone, assert_same, fill, transactions, undisturbed
+from worker import run as run_module
 from worker import sink as sink_module
 from worker.assemble import assemble, store_opener
 from worker.commits import end_transaction
@@ -90,6 +91,7 @@ def test_in_at_least_once_outputs_go_on_and_offsets_wait_until_those_before_them
         return int(under_way(self)) if is_acknowledged.is_set() else 1
 
     monkeypatch.setattr(NativeSend, "under_way", late)
+    monkeypatch.setattr(run_module, "LATE_COMMIT_MS", WITHIN_S * 1000)
     delivery = {"mode": "at_least_once", "commit_interval": "20ms"}
     state = {"write_interval": "50ms"}  # rows wait for the commit, and nothing waits for them
     file = alone(tmp_path, topic_prefix, batching={"max_rows": 256}, delivery=delivery, state=state)
