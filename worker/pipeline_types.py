@@ -274,10 +274,7 @@ class State:
         "see [operating.md](operating.md#redis).",
     )
     hot_rows: Int = Field(default=100_000, ge=1, description="Rows kept in process memory, over all lanes.")
-    write_interval_ms: DurationMs = Field(
-        default=1_000,
-        description="Time between writes of changed rows.",
-    )
+    write_interval_ms: DurationMs = Field(default=1_000, description="Time between writes of changed rows.")
     rebuild: Literal["auto", "windows", "beginning"] = Field(
         default="auto",
         description="Where lost rows are rebuilt from: one longest window back (`windows`), the `beginning`, "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,17 @@ class Rig:
         self.lanes.changed(slots)
         self.lanes.advance(partition, next_offset, next_offset, next_offset)
 
+    def write(self, now_ms: float) -> None:
+        """All of a write, of a commit that is done."""
+        self.writes.pack(now_ms)
+        self.writes.begin()
+        self.writes.end()
+
+    def under_way(self) -> Future[Any]:
+        """The write that was begun and not looked at; its thread may not have come as far as the store."""
+        assert self.writes._writing is not None
+        return self.writes._writing
+
     def stored(self, partition: int) -> tuple[int, int]:
         """How far the store has come, and how many rows it holds."""
         name = self.lanes[partition].name
@@ -125,9 +138,7 @@ def test_rows_of_a_commit_that_was_not_done_are_packed_anew_for_the_one_that_cov
     rig.writes.begin()
     assert rig.stored(0) == (-1, 0)
     rig.change(b"b", 0, 4)
-    rig.writes.pack(now_ms=1000.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=1000.0)
 
     assert rig.stored(0) == (4, 2)
 
@@ -155,7 +166,7 @@ def test_rows_are_read_while_a_write_that_was_done_has_not_been_looked_at() -> N
     rig.change(b"a", 0, 3)
     rig.writes.pack(now_ms=0.0)
     rig.writes.begin()
-    rig.store.threads[0].join(WITHIN_S)
+    rig.under_way().result(WITHIN_S)
     assert rig.stored(0) == (3, 1)
 
     assert rig.lanes.load([b"never seen"], np.zeros(1, np.int32))[1:] == (0, 1)
@@ -173,9 +184,7 @@ def test_whoever_turns_notes_that_a_write_has_ended_and_more_can_be_packed() -> 
         time.sleep(0.001)
 
     rig.change(b"a", 0, 4)
-    rig.writes.pack(now_ms=1000.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=1000.0)
 
     assert rig.stored(0) == (4, 1)
 
@@ -186,9 +195,7 @@ def test_rows_of_a_commit_that_was_not_done_are_due_with_the_next() -> None:
     rig.writes.pack(now_ms=0.0)
     rig.writes.take_back()
 
-    rig.writes.pack(now_ms=1.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=1.0)
 
     assert rig.stored(0) == (3, 1)
 
@@ -203,7 +210,7 @@ def test_what_becomes_of_a_write_is_nothing_to_a_lane_that_was_taken_again_since
         rig.store.may_write.clear()
     rig.writes.begin()
     if not is_fenced:
-        rig.writes._writing.result(WITHIN_S)  # type: ignore[union-attr]
+        rig.under_way().result(WITHIN_S)
     rig.lanes.drop(0)
     rig.lanes.take(0, committed=3, start=0, low=0, high=99, now_ms=2)
     rig.change(b"c", 0, 4)
@@ -235,9 +242,7 @@ def test_a_lane_that_has_guessed_packs_nothing_and_lets_its_rows_go() -> None:
     rig.change(b"a", 0, 3)
     rig.lanes[0].is_guessing = True
 
-    rig.writes.pack(now_ms=0.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=0.0)
 
     assert rig.stored(0) == (-1, 0)
     assert not rig.lanes.rows.is_dirty.any()
@@ -245,14 +250,10 @@ def test_a_lane_that_has_guessed_packs_nothing_and_lets_its_rows_go() -> None:
 
 def test_nothing_is_packed_before_it_is_due() -> None:
     rig = Rig()
-    rig.writes.pack(now_ms=0.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=0.0)
     rig.change(b"a", 0, 3)
 
-    rig.writes.pack(now_ms=999.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=999.0)
 
     assert rig.stored(0) == (0, 0)
 
@@ -262,15 +263,11 @@ def test_where_the_store_goes_away_between_two_lanes_the_others_rows_are_written
     rig.change(b"a", 0, 3)
     rig.change(b"b", 1, 5)
     rig.store.away_after = 1
-    rig.writes.pack(now_ms=0.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=0.0)
     assert [rig.stored(0), rig.stored(1)] == [(3, 1), (-1, 0)]
     assert rig.counted("unavailable") == 1
 
-    rig.writes.pack(now_ms=1000.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=1000.0)
 
     assert rig.stored(1) == (5, 1)
 
@@ -292,19 +289,18 @@ def test_a_write_that_ends_after_its_lane_was_taken_again_changes_nothing_of_the
     rig.writes.pack(now_ms=0.0)
     rig.store.may_write.clear()
     rig.writes.begin()
+    forgotten = rig.under_way()
     rig.writes.forget()
     rig.take(0)
     rig.change(b"a", 0, 2)
     (slot,) = rig.lanes.rows.find([b"a"]).tolist()
 
     rig.store.may_write.set()
-    rig.store.threads[0].join(WITHIN_S)
+    forgotten.result(WITHIN_S)
 
     rig.writes.turn()
     assert rig.stored(0) == (-1, 0)
     assert rig.lanes.rows.is_dirty[slot]
     assert rig.lanes[0].durable == rig.store.meta(rig.lanes[0].name)
-    rig.writes.pack(now_ms=1000.0)
-    rig.writes.begin()
-    rig.writes.end()
+    rig.write(now_ms=1000.0)
     assert rig.stored(0) == (2, 1)
