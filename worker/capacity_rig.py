@@ -77,6 +77,7 @@ class Rig:
         try:
             with urllib.request.urlopen(f"{self.address}/metrics", timeout=10) as answer:
                 text = answer.read().decode()
+            at_s = time.monotonic()  # before they are parsed, which takes as long as a batch
         except OSError as error:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(_LEAVE_S)  # most likely it is about to end, and says why
@@ -89,7 +90,7 @@ class Rig:
                 else:
                     found[sample.name] = found.get(sample.name, 0.0) + sample.value
         return Figures(
-            at_s=time.monotonic(),
+            at_s=at_s,
             cpu_s=found.get("process_cpu_seconds_total"),
             memory_bytes=found.get("process_resident_memory_bytes"),
             events=found.get("penstock_events_total", 0.0),

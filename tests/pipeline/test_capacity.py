@@ -130,9 +130,10 @@ def test_a_run_says_what_a_worker_can_do_and_leaves_no_trace(
     saturation = report["saturation"]
     assert saturation["events_per_s"] > 0
     assert saturation["dead_letters"] == 0
-    # A process cannot have used more than all cores, and the loop not more than all the time.
+    # A process cannot have used more than all cores, and the loop not more than all the time; but a stage
+    # under way at the first look counts whole at the second, and a busy machine answers a look late.
     assert 0 < saturation["cores"]["worker"] <= saturation["cores"]["of"] + 0.5
-    assert 0 < sum(saturation["stage_share"].values()) < 1.1
+    assert 0 < sum(saturation["stage_share"].values()) < 1 + 0.5 / saturation["seconds"]
     assert report["one_core_per_s"] == pytest.approx(1e6 / saturation["cpu_us_per_event"])
     need = report["need"]
     assert need["busiest_events_per_s"] <= 0.7 * report["member_limit_per_s"] * (1 + 1e-9)
