@@ -46,6 +46,10 @@ class Keys:
             data = self.data.tobytes()
             edges = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
             return [data[a : max(a, b)] for a, b in edges]
+        return self.gathered()
+
+    def gathered(self) -> list[bytes]:
+        """The same, by way of a buffer in which nothing else is."""
         ends = np.cumsum(np.maximum(self.ends - self.starts, 0))
         whole = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
         _gather(_unwritable(self.data), self.starts, self.ends, whole)

@@ -17,6 +17,7 @@ from feature_cache.lookup import read_lookup
 from feature_cache.mirror import Mirror
 from feature_cache.packing import pack, unpack
 from feature_cache.redis_store import RedisStore
+from feature_cache.resp import command
 from feature_cache.rows import HotRows
 from feature_cache.store import MemoryStore, Store
 from schemas.codec import Codec
@@ -283,6 +284,8 @@ def _warm(
 def _warm_packing(rows: HotRows) -> None:
     keys = keys_of([b"warm"])
     firsts, _ = distinct(keys)
+    keys.gathered()  # as a write does it with more keys
+    command((b"GET", *keys.to_list()))
     slots = rows.add(keys.take(firsts).to_list(), 0)
     unpack(rows, slots, pack(rows, slots, 0))
     rows.drop_lane(0)

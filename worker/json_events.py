@@ -45,6 +45,7 @@ class EventReader:
         self._topic = topic
         self._partitioner = partitioner
         self._partition_count = partition_count
+        partitions(spans_of([]), partition_count, partitioner)  # compiles it now and not at the first request
 
     def read(self, rows: Sequence[Any], now_us: int) -> tuple[Events, dict[int, Refusal]]:
         """Events in the order of the request, and which rows are none.

@@ -66,7 +66,6 @@ def reason_plan(
     def known(key: str) -> NDArray[np.float64]:
         return np.array([getattr(card.reference.get(name), key, np.nan) for name in names], np.float64)
 
-    _warm()
     return ReasonPlan(
         names=tuple(names),
         sentences=tuple(said[name] for name in names),
@@ -87,6 +86,7 @@ PlanReasons = Callable[[ModelCard | CompositeCard], ReasonPlan]
 
 def planner(plan: FeaturePlan, schema: Schema, *, alert_below: bool, asks_model: bool) -> PlanReasons:
     """A function from a version's card to its plan, which is made once; see `reason_plan`."""
+    _warm()
     made: dict[str, ReasonPlan] = {}
 
     def of(card: ModelCard | CompositeCard) -> ReasonPlan:
