@@ -97,9 +97,9 @@ def predict(network: Members, standard: Standard, features: NDArray[np.float32])
 def to_onnx(network: Members, standard: Standard) -> onnx.ModelProto:
     """Return the whole path from raw features to a probability as one graph with a free batch axis."""
     layers, constants = hidden_layers(network)
-    last = network.weights[2].detach().numpy()[:, :, 0]
-    each = np.zeros((MEMBERS, HIDDEN, MEMBERS), np.float32)
-    each[np.arange(MEMBERS), :, np.arange(MEMBERS)] = last
+    last, bias = (part.detach().numpy() for part in (network.weights[2], network.biases[2]))
+    constants |= {f"w3_{m}": last[m] for m in range(MEMBERS)}
+    constants |= {f"b3_{m}": bias[m, 0] for m in range(MEMBERS)}
     constants |= {
         "none": np.float32(0),
         "one": np.float32(1),
@@ -107,8 +107,6 @@ def to_onnx(network: Members, standard: Standard) -> onnx.ModelProto:
         "per_unit": standard.per_unit,
         "lowest": np.float32(-FARTHEST),
         "highest": np.float32(FARTHEST),
-        "w3": each.reshape(MEMBERS * HIDDEN, MEMBERS),  # a column for every member, nothing between members
-        "b3": network.biases[2].detach().numpy().reshape(MEMBERS),
     }
     nodes = [
         helper.make_node("Max", ["features", "none"], ["positive"]),
@@ -119,7 +117,11 @@ def to_onnx(network: Members, standard: Standard) -> onnx.ModelProto:
         helper.make_node("Mul", ["centred", "per_unit"], ["deviations"]),
         helper.make_node("Clip", ["deviations", "lowest", "highest"], ["rows"]),
         *layers,
-        helper.make_node("Gemm", ["hidden", "w3", "b3"], ["logits"]),
+        *(
+            helper.make_node("Gemm", [f"hidden_{m}", f"w3_{m}", f"b3_{m}"], [f"logit_{m}"])
+            for m in range(MEMBERS)
+        ),
+        helper.make_node("Concat", [f"logit_{m}" for m in range(MEMBERS)], ["logits"], axis=1),
         helper.make_node("Sigmoid", ["logits"], ["parts"]),
         helper.make_node("ReduceMean", ["parts"], [OUTPUT["tensor"]], axes=[1], keepdims=1),
     ]

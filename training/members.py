@@ -32,31 +32,30 @@ class Members(nn.Module):
 
 
 def hidden_layers(network: Members) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
-    """Return nodes and constants from `rows` (n, columns) to `hidden` (n, members x width), member by member.
+    """Return nodes and constants from `rows` (n, columns) to `hidden_0` ... (n, width), one for each member.
 
-    The second layer is a product per member and not one product of three dimensions: with no rows that one
-    divides by zero in ONNX Runtime 1.31 and takes the process with it.
+    A member is a branch of its own down to its second layer: what it has between two layers is small enough
+    for a processor's nearest caches, where one product for the first layers of all is not, and has to be
+    split again. Nor is the second layer one product of three dimensions: with no rows that one divides by
+    zero in ONNX Runtime 1.31 and takes the process with it.
     """
     first, second = (weight.detach().numpy() for weight in network.weights[:2])
     bias_1, bias_2 = (bias.detach().numpy() for bias in network.biases[:2])
-    wide = network.members * network.hidden
-    constants: dict[str, NDArray[Any]] = {
-        # All members read the same row, so their first layers are one product.
-        "w1": first.transpose(1, 0, 2).reshape(-1, wide),
-        "b1": bias_1.reshape(wide),
-    }
-    nodes = [
-        helper.make_node("Gemm", ["rows", "w1", "b1"], ["h1"]),
-        helper.make_node("Relu", ["h1"], ["a1"]),
-        helper.make_node("Split", ["a1"], [f"a1_{m}" for m in range(network.members)], axis=1),
-    ]
+    constants: dict[str, NDArray[Any]] = {}
+    nodes: list[onnx.NodeProto] = []
     for m in range(network.members):
-        constants |= {f"w2_{m}": second[m], f"b2_{m}": bias_2[m, 0]}
-        nodes.append(helper.make_node("Gemm", [f"a1_{m}", f"w2_{m}", f"b2_{m}"], [f"h2_{m}"]))
-    nodes += [
-        helper.make_node("Concat", [f"h2_{m}" for m in range(network.members)], ["h2"], axis=1),
-        helper.make_node("Relu", ["h2"], ["hidden"]),
-    ]
+        constants |= {
+            f"w1_{m}": first[m],
+            f"b1_{m}": bias_1[m, 0],
+            f"w2_{m}": second[m],
+            f"b2_{m}": bias_2[m, 0],
+        }
+        nodes += [
+            helper.make_node("Gemm", ["rows", f"w1_{m}", f"b1_{m}"], [f"h1_{m}"]),
+            helper.make_node("Relu", [f"h1_{m}"], [f"a1_{m}"]),
+            helper.make_node("Gemm", [f"a1_{m}", f"w2_{m}", f"b2_{m}"], [f"h2_{m}"]),
+            helper.make_node("Relu", [f"h2_{m}"], [f"hidden_{m}"]),
+        ]
     return nodes, constants
 
 

@@ -133,6 +133,7 @@ def to_onnx(network: Members, scale: Scale) -> onnx.ModelProto:
         helper.make_node("Reshape", ["scaled", "flat"], ["flattened"]),
         helper.make_node("MatMul", ["flattened", "filters"], ["rows"]),
         *layers,
+        helper.make_node("Concat", [f"hidden_{m}" for m in range(MEMBERS)], ["hidden"], axis=1),
         helper.make_node("Cast", ["hidden"], ["hidden_double"], to=TensorProto.DOUBLE),
         helper.make_node("MatMul", ["hidden_double", "w3"], ["sum"]),
         helper.make_node("Add", ["sum", "b3"], ["cycles_double"]),
