@@ -59,40 +59,37 @@ class Mirror:
         self._make_room(len(keys))
         slots = self.rows.find(keys)
         complete_us, forgotten_us = (np.full(len(keys), NEVER_US, np.int64) for _ in range(2))
-        asked = np.unique(lanes).tolist()
-        # One command for all lanes: in most batches that is all there is to ask.
-        stored = self._store.metas([lane_name(*self._owner, lane) for lane in asked])
-        for lane, now in zip(asked, stored, strict=True):
-            here = np.flatnonzero(lanes == lane)
-            if now is not None and now == self._meta.get(lane) and (slots[here] >= 0).all():
-                meta: LaneMeta | None = now
-            else:
-                meta = self._refresh(lane, here, keys, slots)
-            if meta is not None:
-                complete_us[here], forgotten_us[here] = meta.complete_us, meta.forgotten_us
+        places = {int(lane): np.flatnonzero(lanes == lane) for lane in np.flatnonzero(np.bincount(lanes))}
+        asked = list(places)
+        while asked:  # in most batches once, for all lanes, and of metas alone
+            missing = [places[lane][slots[places[lane]] < 0] for lane in asked]
+            wanted = [
+                (lane_name(*self._owner, lane), keys.take(rows).to_list())
+                for lane, rows in zip(asked, missing, strict=True)
+            ]
+            again: list[int] = []
+            for lane, rows, (meta, packed) in zip(asked, missing, self._store.read(wanted), strict=True):
+                here = places[lane]
+                if not self._hold(lane, meta):
+                    slots[here] = -1  # its rows are gone
+                    if self._meta[lane] is not None and len(rows) < len(here):
+                        again.append(lane)
+                        continue
+                if (held := self._meta[lane]) is not None:
+                    self._keep(lane, held, rows, keys, packed, slots)
+                    complete_us[here], forgotten_us[here] = held.complete_us, held.forgotten_us
+            asked = again
         return np.where(self._is_absent[slots], -1, slots), complete_us, forgotten_us
 
-    def _refresh(
-        self, lane: int, here: NDArray[np.int64], keys: Keys, slots: NDArray[np.int64]
-    ) -> LaneMeta | None:
-        """Read what is missing of a lane, or all that is asked for when the lane has moved on."""
-        name = lane_name(*self._owner, lane)
-        while True:
-            missing = here[slots[here] < 0]
-            [(meta, packed)] = self._store.read([(name, keys.take(missing).to_list())])
-            if meta is not None and not self._is_usable(meta):
-                meta = None
-            is_same = meta == self._meta.get(lane)
-            if not is_same:
-                self.rows.drop_lane(lane)
-                self._meta[lane] = meta
-            if meta is None:
-                slots[here] = -1
-                return None
-            if is_same or len(missing) == len(here):
-                self._keep(lane, meta, missing, keys, packed, slots)
-                return meta
-            slots[here] = -1
+    def _hold(self, lane: int, meta: LaneMeta | None) -> bool:
+        """Hold this meta of a lane; False: it is another than the one before, and the rows are gone."""
+        if meta is not None and not self._is_usable(meta):
+            meta = None
+        if lane in self._meta and meta == self._meta[lane]:
+            return True
+        self.rows.drop_lane(lane)
+        self._meta[lane] = meta
+        return False
 
     def _is_usable(self, meta: LaneMeta) -> bool:
         return meta.watermark != NOTHING and meta.layout == self._fingerprint
@@ -106,6 +103,8 @@ class Mirror:
         packed: list[bytes | None],
         slots: NDArray[np.int64],
     ) -> None:
+        if not len(missing):
+            return
         added = self.rows.add(keys.take(missing), lane)
         self._is_absent[added] = ~unpack_generation(self.rows, added, packed, meta.generation)
         slots[missing] = added

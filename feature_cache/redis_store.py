@@ -96,10 +96,6 @@ class RedisStore:
         stored = cast("bytes | None", self.ask(_meta_key(lane), b"GET", _meta_key(lane)))
         return None if stored is None else LaneMeta.decode(stored)
 
-    def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
-        stored = self.get([_meta_key(lane) for lane in lanes])
-        return [None if meta is None else LaneMeta.decode(meta) for meta in stored]
-
     def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
         if not self._is_cluster:
             return self._read(wanted)

@@ -66,11 +66,11 @@ class Store(Protocol):
     def meta(self, lane: str) -> LaneMeta | None:
         """What is stored of the lane now; None when nothing is."""
 
-    def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
-        """What `meta` says of each, in as few commands as can be; each as of some moment of the call."""
-
     def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
-        """Of each lane its meta and these entities' packed rows (None: there is none), as of one instant."""
+        """Of each lane its meta and these entities' packed rows (None: there is none), as of one instant.
+
+        In as few commands as can be; a lane may be asked for its meta alone.
+        """
 
     def write(
         self, lane: str, expected: LaneMeta, new: LaneMeta, keys: Sequence[bytes], rows: Sequence[bytes]
@@ -119,10 +119,6 @@ class MemoryStore:
     def meta(self, lane: str) -> LaneMeta | None:
         with self._lock:
             return self._meta.get(lane)
-
-    def metas(self, lanes: Sequence[str]) -> list[LaneMeta | None]:
-        with self._lock:
-            return list(map(self._meta.get, lanes))
 
     def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
         with self._lock:

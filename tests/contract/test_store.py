@@ -65,9 +65,10 @@ def test_the_metas_of_many_lanes_are_those_of_each(store: Store, lane: str) -> N
     for each in lanes[::2]:
         store.take(each, generation=3)
 
-    assert store.metas(lanes) == [store.meta(each) for each in lanes]
-    assert [meta is None for meta in store.metas(lanes)] == [False, True, False, True, False]
-    assert store.metas([]) == []
+    metas = [meta for meta, _ in store.read([(each, []) for each in lanes])]
+    assert metas == [store.meta(each) for each in lanes]
+    assert [meta is None for meta in metas] == [False, True, False, True, False]
+    assert store.read([]) == []
 
 
 def test_each_take_raises_the_epoch_and_keeps_the_rest(store: Store, lane: str) -> None:
