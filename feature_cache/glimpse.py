@@ -110,6 +110,24 @@ def _see_own(
     return Seen(partition, lane.watermark, True, forgotten_us, False, stored)
 
 
+def likely_missing(lanes: Lanes, keys: Keys, partition: NDArray[np.int32]) -> dict[int, list[bytes]]:
+    """Entities that `see` will most likely have the store asked for, by partition; any thread may call.
+
+    A guess, as rows and lanes come and go meanwhile: `see` says what is wanted then.
+
+    Args:
+        keys: (n,) entities.
+        partition: (n,) where each belongs.
+    """
+    is_missing = ~lanes.rows.may_hold(keys)
+    found: dict[int, list[bytes]] = {}
+    for each in set(partition[is_missing].tolist()):
+        lane = lanes.get(each)
+        if lane is None or (lane.has_rows and not lane.is_guessing):
+            found[each] = keys.take(np.flatnonzero(is_missing & (partition == each))).to_list()
+    return found
+
+
 def see_nothing(lanes: Lanes, partition: int) -> Seen:
     """How a lane is seen where nothing is remembered of its entities."""
     is_owner = partition in lanes

@@ -104,6 +104,15 @@ class KeyIndex:
         _find(data, keys.starts, keys.ends, _SEED, self._table, self._bytes, self._span, slots)
         return slots
 
+    def may_find(self, keys: Keys) -> NDArray[np.bool_]:
+        """(n,) whether `find` would most likely find each; any thread may ask while another changes keys.
+
+        Hashes alone are compared, as the keys that they stand for may move meanwhile.
+        """
+        found = np.empty(len(keys), np.bool_)
+        _may_find(_unwritable(keys.data), keys.starts, keys.ends, _SEED, self._table, found)
+        return found
+
     def add(self, keys: Keys, slots: NDArray[np.int64]) -> None:
         """Give distinct keys that are not held these slots, which have none."""
         size = int((keys.ends - keys.starts).sum())
@@ -242,6 +251,23 @@ def _find(data: Any, starts: Any, ends: Any, seed: Any, table: Any, held: Any, s
                     break
             at = (at + 1) & mask
             entry = table[at]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _may_find(data: Any, starts: Any, ends: Any, seed: Any, table: Any, found: Any) -> None:
+    mask = table.shape[0] - 1
+    for i in range(starts.shape[0]):
+        code = _hash(data, starts[i], ends[i], seed)
+        at = code & mask
+        found[i] = False
+        for _ in range(table.shape[0]):  # and no further, as places change hands under our eyes
+            entry = table[at]
+            if entry == 0:
+                break
+            if entry >> 32 == code:
+                found[i] = True
+                break
+            at = (at + 1) & mask
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

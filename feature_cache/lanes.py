@@ -51,6 +51,10 @@ class Lanes:
     def __contains__(self, partition: int) -> bool:
         return partition in self._owned
 
+    def get(self, partition: int) -> Lane | None:
+        """The lane, if it is owned."""
+        return self._owned.get(partition)
+
     def partitions(self) -> list[int]:
         """The partitions owned now."""
         return sorted(self._owned)

@@ -58,6 +58,10 @@ class HotRows:
         """(n,) slot of each entity, -1 where it is not in memory; leaves no trace of having looked."""
         return self._index.find(keys)
 
+    def may_hold(self, keys: Keys) -> NDArray[np.bool_]:
+        """(n,) whether each entity most likely is in memory; any thread may ask."""
+        return self._index.may_find(keys)
+
     def add(self, keys: Keys | Sequence[bytes], lane: int | NDArray[np.int32]) -> NDArray[np.int64]:
         """Empty rows for distinct entities not in memory, of one lane, or each of its own.
 

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import structlog
 
-from feature_cache.glimpse import StoredRows
+from feature_cache.glimpse import StoredRows, likely_missing
+from feature_cache.key_index import keys_of
 from feature_cache.lane import lane_name
+from feature_cache.lanes import Lanes
 from feature_cache.store import Store, StoreRefusedError, StoreUnavailableError
 from worker.asks import EventsAsk, Inbox, NotNowError, NotPossibleError, fail
 from worker.join_events import join_events
 from worker.lookups import Looked, Lookup
 from worker.profiles import Profile
+from worker.records import index_keys
 
 _TOGETHER = 64  # asks that are read for at once
 
@@ -34,6 +37,7 @@ class AskReader:
         inbox: Inbox,
         lookups: Sequence[Lookup | Profile],
         store: Store,
+        lanes: Lanes | None,
         group: str,
         topic: str,
     ) -> None:
@@ -43,11 +47,15 @@ class AskReader:
             inbox: where asks go that have what they need.
             lookups: of the pipeline, in its order, for this thread alone.
             store: of the pipeline's own rows.
+            lanes: of the loop; None where nothing is remembered.
             group, topic: whose lanes these are.
         """
         self._inbox = inbox
         self._lookups = lookups
         self._store = store
+        self._lanes = lanes
+        if lanes is not None:
+            likely_missing(lanes, keys_of([]), np.zeros(0, np.int32))  # compiles it now, not when asked
         self._lane = (group, topic)
         self._queue: SimpleQueue[EventsAsk | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="http reader", daemon=True)
@@ -61,8 +69,15 @@ class AskReader:
         self._queue.put(None)
 
     def submit(self, ask: EventsAsk) -> None:
-        """Take an admitted ask; any thread may call."""
-        if self._lookups:
+        """Take an admitted ask; any thread may call.
+
+        Rows that most likely are not in memory are read now: the loop would take the ask, find that out, and
+        take it a second time, and twice wait until the stream has had its turn.
+        """
+        if self._lanes is not None:
+            records = ask.events.records
+            ask.wanted = likely_missing(self._lanes, index_keys(records.keys), records.partition)
+        if self._lookups or ask.wanted:
             self._queue.put(ask)
         else:
             self._inbox.put(ask)

@@ -71,7 +71,8 @@ def open_desk(
         line.source.fetch.wake()  # of the client that polls at present
 
     inbox = Inbox(options.queue, wake)
-    reader = AskReader(inbox, (*lookups, *profiles), store, pipeline.kafka.group, source.topic)
+    lanes = line.lanes if plan.keeps_rows else None
+    reader = AskReader(inbox, (*lookups, *profiles), store, lanes, pipeline.kafka.group, source.topic)
     reader.start()
     max_rows, told = pipeline.batching.max_rows, ToldTogether()
     return Desk(

@@ -154,6 +154,51 @@ def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
     assert ask.reads == 1
 
 
+def test_rows_that_are_not_in_memory_are_here_before_the_loop_takes_the_request(stream: Stream) -> None:
+    stream.take()
+    stream.send([transaction(i, 1, i * HOUR_MS, 20.0) for i in range(10)])
+    stream.write()
+    asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
+    [[expected]] = stream.ask(asked)
+    stream.line.lanes.rows.drop_lane(partition_of(stream, 1))
+
+    ask = submitted(stream, asked)
+    stream.desk.answers.serve(stream.line, time.monotonic() * 1000)
+
+    assert ask.future.result(0)[0]["score"] == expected["score"]
+    assert ask.reads == 1
+
+
+def test_rows_that_leave_memory_after_they_were_looked_for_are_read_then(stream: Stream) -> None:
+    stream.take()
+    stream.send([transaction(i, 1, i * HOUR_MS, 20.0) for i in range(10)])
+    stream.write()
+    asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
+    [[expected]] = stream.ask(asked)
+
+    ask = submitted(stream, asked)
+    assert not ask.stored
+    stream.line.lanes.rows.drop_lane(partition_of(stream, 1))
+    give_up_s = time.monotonic() + WITHIN_S
+    while not ask.future.done() and time.monotonic() < give_up_s:
+        stream.desk.answers.serve(stream.line, time.monotonic() * 1000)
+
+    assert ask.future.result(0)[0]["score"] == expected["score"]
+    assert ask.reads == 1
+
+
+def submitted(stream: Stream, asked: list[Event]) -> EventsAsk:
+    """A request that waits for the loop, which has the turn."""
+    ask = EventsAsk(events=stream.desk.events.reader.read(asked, NOW_US)[0])
+    stream.desk.answers._rests_until_ms = 0.0
+    stream.desk.inbox.admit(ask)
+    stream.desk.reader.submit(ask)
+    give_up_s = time.monotonic() + WITHIN_S
+    while not stream.desk.inbox.is_waiting and time.monotonic() < give_up_s:
+        time.sleep(0.001)
+    return ask
+
+
 def partition_of(stream: Stream, customer: int) -> int:
     read, _ = stream.desk.events.reader.read([transaction(0, customer, 0, 1.0)], NOW_US)
     return int(read.records.partition[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,8 +40,25 @@ def test_an_index_answers_as_a_dictionary_does(steps: list[tuple[str, list[bytes
             index.remove(slots_of([held[key] for key in known]))
             free += [held.pop(key) for key in known]
         assert index.find(keys_of(keys)).tolist() == [held.get(key, -1) for key in keys]
+        assert index.may_find(keys_of(keys)).tolist() == [key in held for key in keys]
         assert len(index) == len(held)
         assert index.keys(slots_of(list(held.values()))).to_list() == list(held)
+
+
+def test_another_thread_may_look_while_keys_come_and_go() -> None:
+    index, slots = KeyIndex(100), np.arange(100)
+    kept, others = keys_of([b"kept %d" % i for i in range(50)]), keys_of([b"other %d" % i for i in range(50)])
+    index.add(kept, slots[:50])
+    found: list[np.ndarray[tuple[int], np.dtype[np.bool_]]] = []
+    looking = threading.Thread(target=lambda: found.extend(index.may_find(kept) for _ in range(20_000)))
+    looking.start()
+    while looking.is_alive():
+        index.add(others, slots[50:])
+        index.remove(slots[50:])
+
+    looking.join()
+    assert len(found) == 20_000
+    assert np.mean(found) > 0.9, "what moves up for a key that goes may be missed, and nothing else"
 
 
 def test_keys_that_come_and_go_leave_no_bytes_behind() -> None:
