@@ -123,7 +123,7 @@ def likely_missing(lanes: Lanes, keys: Keys, partition: NDArray[np.int32]) -> di
     found: dict[int, list[bytes]] = {}
     for each in set(partition[is_missing].tolist()):
         lane = lanes.get(each)
-        if lane is None or (lane.has_rows and not lane.is_guessing):
+        if lane is None or (lane.has_rows and not lane.is_guessing and lane.watermark >= lane.mute_until):
             found[each] = keys.take(np.flatnonzero(is_missing & (partition == each))).to_list()
     return found
 

@@ -52,7 +52,7 @@ class Lanes:
         return partition in self._owned
 
     def get(self, partition: int) -> Lane | None:
-        """The lane, if it is owned."""
+        """The lane, if it is owned; any thread may ask, and what it sees may be over."""
         return self._owned.get(partition)
 
     def partitions(self) -> list[int]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from feature_cache.key_index import Keys, keys_of
 from feature_cache.lane import lane_name
 from feature_cache.layout import NEVER_US, Layout
-from feature_cache.packing import unpack_generation
+from feature_cache.packing import CorruptRowError, unpack_generation
 from feature_cache.rows import HotRows
 from feature_cache.store import NOTHING, LaneMeta, Store
 
@@ -61,10 +61,10 @@ class Mirror:
         complete_us, forgotten_us = (np.full(len(keys), NEVER_US, np.int64) for _ in range(2))
         places = {int(lane): np.flatnonzero(lanes == lane) for lane in np.flatnonzero(np.bincount(lanes))}
         asked = list(places)
-        while asked:  # in most batches once, for all lanes, and of metas alone
+        while asked:  # in most batches once, and of metas alone: their rows are here, and still good
             missing = [places[lane][slots[places[lane]] < 0] for lane in asked]
             wanted = [
-                (lane_name(*self._owner, lane), keys.take(rows).to_list())
+                (lane_name(*self._owner, lane), keys.take(rows).to_list() if len(rows) else [])
                 for lane, rows in zip(asked, missing, strict=True)
             ]
             again: list[int] = []
@@ -106,7 +106,12 @@ class Mirror:
         if not len(missing):
             return
         added = self.rows.add(keys.take(missing), lane)
-        self._is_absent[added] = ~unpack_generation(self.rows, added, packed, meta.generation)
+        try:
+            self._is_absent[added] = ~unpack_generation(self.rows, added, packed, meta.generation)
+        except CorruptRowError:
+            self.rows.drop_lane(lane)  # or the next read would find the row here, and take it for good
+            del self._meta[lane]
+            raise
         slots[missing] = added
 
     def _make_room(self, keys: int) -> None:

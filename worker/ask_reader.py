@@ -113,7 +113,7 @@ class AskReader:
                     fail(ask, NotNowError("the store does not answer"))
             except _NobodyWaitsError:
                 pass
-        wanting = [ask for ask in asks if ask.wanted]
+        wanting = [ask for ask in asks if ask.wanted and not ask.future.done()]
         if wanting:
             self._read_rows(wanting)
         for ask in asks:

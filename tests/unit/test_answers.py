@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from feature_cache.glimpse import StoredRows
 from feature_cache.packing import pack
 from feature_cache.store import StoreUnavailableError
 from tests.http_line import NOW_US, PARTITIONS, WITHIN_S, Event, Stream, open_stream, transaction
+from worker.ask_reader import AskReader
 from worker.asks import EventsAsk, NotNowError, NotPossibleError
 from worker.json_events import Refusal
 
@@ -206,10 +208,13 @@ def partition_of(stream: Stream, customer: int) -> int:
 
 def test_a_lane_that_is_catching_up_says_so_instead_of_scoring_on_old_rows(stream: Stream) -> None:
     stream.take()
-    partition = partition_of(stream, 2)
+    stream.send([transaction(1, 2, 0, 1.0)])
+    stream.write()
+    stream.line.lanes.rows.drop_lane(partition := partition_of(stream, 2))
     stream.line.lanes[partition].mute_until = 10
 
-    [[said]] = stream.ask([transaction(1, 2, 0, 1.0)])
+    assert not submitted(stream, [transaction(2, 2, 0, 1.0)]).reads, "whatever the store has is too old"
+    [[said]] = stream.ask([transaction(2, 2, 0, 1.0)])
 
     assert isinstance(said, NotNowError)
     assert str(partition) in str(said)
@@ -234,6 +239,33 @@ def test_a_store_that_is_away_is_told_and_entities_in_memory_are_scored_on(
 
     assert isinstance(lost, NotNowError)
     assert found["as_of"]["is_owner"]
+
+
+def test_who_was_told_that_there_is_no_answer_is_not_read_for(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.take()
+    stream.send([transaction(1, 1, 0, 20.0)])
+    stream.write()
+    stream.line.lanes.rows.drop_lane(partition_of(stream, 1))
+    asked: list[Any] = []
+    monkeypatch.setattr(stream.store, "read", asked.append)
+
+    def away(*_: Any) -> Any:
+        raise StoreUnavailableError("away")
+
+    lookups: Any = [SimpleNamespace(read=away)]
+    reader = AskReader(stream.desk.inbox, lookups, stream.store, stream.line.lanes, "g", "t")
+    reader.start()
+    ask = EventsAsk(events=stream.desk.events.reader.read([transaction(2, 1, 0, 1.0)], NOW_US)[0])
+    stream.desk.inbox.admit(ask)
+    reader.submit(ask)
+    assert ask.wanted
+
+    assert isinstance(ask.future.exception(WITHIN_S), NotNowError)
+    reader.close()
+    reader._thread.join(WITHIN_S)
+    assert asked == []
 
 
 def test_a_request_that_breaks_something_harms_no_other_and_not_the_stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -49,16 +50,18 @@ def test_another_thread_may_look_while_keys_come_and_go() -> None:
     index, slots = KeyIndex(100), np.arange(100)
     kept, others = keys_of([b"kept %d" % i for i in range(50)]), keys_of([b"other %d" % i for i in range(50)])
     index.add(kept, slots[:50])
-    found: list[np.ndarray[tuple[int], np.dtype[np.bool_]]] = []
-    looking = threading.Thread(target=lambda: found.extend(index.may_find(kept) for _ in range(20_000)))
+    found: list[float] = []
+    looking = threading.Thread(
+        target=lambda: found.extend(float(index.may_find(kept).mean()) for _ in range(2_000)), daemon=True
+    )
     looking.start()
-    while looking.is_alive():
+    give_up_s = time.monotonic() + 30
+    while looking.is_alive() and time.monotonic() < give_up_s:
         index.add(others, slots[50:])
         index.remove(slots[50:])
 
-    looking.join()
-    assert len(found) == 20_000
-    assert np.mean(found) > 0.9, "what moves up for a key that goes may be missed, and nothing else"
+    assert len(found) == 2_000
+    assert np.mean(found) > 0.99, "what moves up for a key that goes may be missed, and nothing else"
 
 
 def test_keys_that_come_and_go_leave_no_bytes_behind() -> None:

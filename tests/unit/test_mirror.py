@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from feature_cache.lane import lane_name
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
 from feature_cache.mirror import Mirror
+from feature_cache.packing import CorruptRowError
 from feature_cache.rows import HotRows
 from feature_cache.store import MemoryStore, Stored
 from feature_cache.stretches import begin_rows
@@ -29,15 +30,21 @@ LANE_OF = {key: i % LANES for i, key in enumerate(KEYS)}
 
 
 class CountingStore(MemoryStore):
-    """A store in memory that counts the rows it was asked for."""
+    """A store in memory that counts the rows it was asked for, and to which things happen between reads."""
 
     asked = 0
     reads = 0
+    afterwards: list[Callable[[], None]] = []  # noqa: RUF012 what happens after each of the next reads
 
     def read(self, wanted: Sequence[tuple[str, Sequence[bytes]]]) -> list[Stored]:
         self.asked += sum(len(keys) for _, keys in wanted)
         self.reads += 1
-        return super().read(wanted)
+        answer = super().read(wanted)
+        happens, self.afterwards = self.afterwards, []  # it may read, too
+        for each in happens[:1]:
+            each()
+        self.afterwards = happens[1:]
+        return answer
 
 
 class Owner:
@@ -123,6 +130,34 @@ def test_while_a_lane_stays_as_it_is_no_row_is_read_twice() -> None:
     assert (reads, store.reads) == (1, 2), "one command for all lanes, with what is missing of them"
     owner.write(KEYS[0], 9)
     assert read(kept, KEYS)[:3] == [(9, 9), (5, 5), (5, 9)]
+
+
+def test_a_lane_that_is_written_between_two_reads_is_read_as_of_one_moment() -> None:
+    store = CountingStore()
+    owner, kept = Owner(store), Mirror(store, ("g", "t"), LAYOUT)
+    for key in KEYS:
+        owner.write(key, 5)
+    read(kept, KEYS[:4])
+    owner.write(KEYS[0], 7)  # the rows held are old, which the first read shows
+    store.afterwards = [lambda: owner.write(KEYS[0], 9), lambda: owner.write(KEYS[0], 11)]
+
+    assert read(kept, KEYS)[:3] == [(9, 9), (5, 5), (5, 9)]
+    assert read(kept, KEYS)[:3] == [(11, 11), (5, 5), (5, 11)]
+
+
+def test_a_row_that_cannot_be_read_is_read_again_and_not_taken_from_memory() -> None:
+    store = MemoryStore()
+    owner, kept = Owner(store), Mirror(store, ("g", "t"), LAYOUT)
+    owner.write(KEYS[0], 5)
+    rows = store._rows[lane_name("g", "t", LANE_OF[KEYS[0]])]
+    whole, rows[KEYS[0]] = rows[KEYS[0]], rows[KEYS[0]][:-8]
+
+    for _ in range(2):
+        with pytest.raises(CorruptRowError):
+            read(kept, KEYS[:1])
+
+    rows[KEYS[0]] = whole
+    assert read(kept, KEYS[:1]) == [(5, 5)]
 
 
 def test_rows_of_another_layout_or_of_nobody_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
