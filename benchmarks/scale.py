@@ -16,7 +16,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from benchmarks.machine import RESULTS, write_result
+from benchmarks.machine import write_result
 from feature_cache.lane import lane_name
 from feature_cache.lanes import Lanes
 from feature_cache.layout import NEVER_US, Layout, WindowGroup
@@ -69,7 +69,6 @@ def main() -> int:
         "--events", type=int, default=200_000, help="measured, after the rows in use are warm"
     )
     parser.add_argument("--hot-rows", type=int, default=100_000)
-    parser.add_argument("--worker", default="latest", help="result with the cost of a whole worker here")
     parser.add_argument("--only", nargs="*", choices=CASES, help="these cases; nothing is written then")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "REDIS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -79,12 +78,13 @@ def main() -> int:
         return 0
     with redis_address() as url:
         found = {name: _apart(name, url, arguments) for name in arguments.only or CASES}
+    whole_us = worker_us()
     result = {
         "hot_rows": arguments.hot_rows,
         "events": arguments.events,
-        "worker_us_per_event": worker_us(arguments.worker),
+        "worker_us_per_event": whole_us,
         "cases": {name: {**asdict(CASES[name]), **figures} for name, figures in found.items()},
-        "ratios": ratios(found, worker_us(arguments.worker)),
+        "ratios": ratios(found, whole_us),
     }
     print(table(result))
     if not arguments.only:
@@ -226,10 +226,17 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def worker_us(result: str) -> float:
-    """CPU an event of the whole worker on the fraud pipeline, as measured side by side."""
-    latest = json.loads((RESULTS / f"{result}.json").read_text())
-    return float(latest["cpu_us_per_event"]["penstock-fraud"])
+def worker_us() -> float:
+    """CPU an event of the whole worker on the fraud pipeline, on this machine, now."""
+    options = ["--only", "penstock-fraud", "--modes", "throughput", "--repetitions", "5", "--result", ""]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench", *options, "--json"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=300,
+    )
+    return float(json.loads(done.stdout)["cpu_us_per_event"]["penstock-fraud"])
 
 
 def ratios(found: dict[str, dict[str, Any]], whole_us: float) -> dict[str, dict[str, float]]:
