@@ -101,12 +101,17 @@ def _apart(name: str, url: str, arguments: argparse.Namespace) -> dict[str, Any]
     seed_store(url, case)
     print(f"{name}: stored {case.entities:,} rows in {time.monotonic() - begun_s:.0f} s", file=sys.stderr)
     more = ["--events", str(arguments.events), "--hot-rows", str(arguments.hot_rows)]
-    command = [sys.executable, "-m", "benchmarks.scale", "--one", name, url, *more]
+    return _said_by("benchmarks.scale", "--one", name, url, *more)
+
+
+def _said_by(module: str, *options: str) -> dict[str, Any]:
+    """What another process prints as JSON."""
+    command = [sys.executable, "-m", module, *options]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=True, timeout=300
     )
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
 
 
 def shares(case: Case) -> NDArray[np.float64]:
@@ -229,14 +234,7 @@ def _peak_mb() -> float:
 def worker_us() -> float:
     """CPU an event of the whole worker on the fraud pipeline, on this machine, now."""
     options = ["--only", "penstock-fraud", "--modes", "throughput", "--repetitions", "5", "--result", ""]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench", *options, "--json"],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=300,
-    )
-    return float(json.loads(done.stdout)["cpu_us_per_event"]["penstock-fraud"])
+    return float(_said_by("benchmarks.bench", *options, "--json")["cpu_us_per_event"]["penstock-fraud"])
 
 
 def ratios(found: dict[str, dict[str, Any]], whole_us: float) -> dict[str, dict[str, float]]:

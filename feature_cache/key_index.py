@@ -42,6 +42,8 @@ class Keys:
 
     def to_list(self) -> list[bytes]:
         """Each as an object of its own, empty where it is missing."""
+        if not len(self):  # whatever else is in the buffer
+            return []
         if len(self.data) < _SMALL_BYTES:
             data = self.data.tobytes()
             edges = zip(self.starts.tolist(), self.ends.tolist(), strict=True)

@@ -64,7 +64,7 @@ class Mirror:
         while asked:  # in most batches once, and of metas alone: their rows are here, and still good
             missing = [places[lane][slots[places[lane]] < 0] for lane in asked]
             wanted = [
-                (lane_name(*self._owner, lane), keys.take(rows).to_list() if len(rows) else [])
+                (lane_name(*self._owner, lane), keys.take(rows).to_list())
                 for lane, rows in zip(asked, missing, strict=True)
             ]
             again: list[int] = []

@@ -113,12 +113,11 @@ class AskReader:
                     fail(ask, NotNowError("the store does not answer"))
             except _NobodyWaitsError:
                 pass
-        wanting = [ask for ask in asks if ask.wanted and not ask.future.done()]
-        if wanting:
+        waiting = [ask for ask in asks if not ask.future.done()]
+        if wanting := [ask for ask in waiting if ask.wanted]:
             self._read_rows(wanting)
-        for ask in asks:
-            if not ask.future.done():
-                self._inbox.put(ask)
+        for ask in waiting:  # one given up by now is not taken
+            self._inbox.put(ask)
 
     def _look_up(self, asks: list[EventsAsk]) -> None:
         def may_wait() -> None:

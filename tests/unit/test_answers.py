@@ -133,9 +133,7 @@ def test_rows_of_a_lane_that_another_worker_owns_are_as_of_its_last_write(stream
 
 
 def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
-    stream.take()
-    stream.send([transaction(i, 1, i * HOUR_MS, 20.0) for i in range(10)])
-    stream.write()
+    with_stored_rows(stream)
     stream.line.lanes.rows.drop_lane(partition := partition_of(stream, 1))
     asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
     read, _ = stream.desk.events.reader.read(asked, NOW_US)
@@ -148,18 +146,13 @@ def test_a_row_written_while_it_is_read_is_read_again(stream: Stream) -> None:
     ask.stored = {partition: StoredRows(stale[0][0], {b"C1": stale[0][1][0]})}
     stream.desk.inbox.admit(ask)
     stream.desk.inbox.put(ask)
-    give_up_s = time.monotonic() + WITHIN_S
-    while not ask.future.done() and time.monotonic() < give_up_s:
-        stream.desk.answers.serve(stream.line, time.monotonic() * 1000)
 
-    assert ask.future.result(0)[0]["score"] == expected["score"]
+    assert served(stream, ask)["score"] == expected["score"]
     assert ask.reads == 1
 
 
 def test_rows_that_are_not_in_memory_are_here_before_the_loop_takes_the_request(stream: Stream) -> None:
-    stream.take()
-    stream.send([transaction(i, 1, i * HOUR_MS, 20.0) for i in range(10)])
-    stream.write()
+    with_stored_rows(stream)
     asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
     [[expected]] = stream.ask(asked)
     stream.line.lanes.rows.drop_lane(partition_of(stream, 1))
@@ -172,21 +165,31 @@ def test_rows_that_are_not_in_memory_are_here_before_the_loop_takes_the_request(
 
 
 def test_rows_that_leave_memory_after_they_were_looked_for_are_read_then(stream: Stream) -> None:
-    stream.take()
-    stream.send([transaction(i, 1, i * HOUR_MS, 20.0) for i in range(10)])
-    stream.write()
+    with_stored_rows(stream)
     asked = [transaction(100, 1, 11 * HOUR_MS, 50.0)]
     [[expected]] = stream.ask(asked)
 
     ask = submitted(stream, asked)
     assert not ask.stored
     stream.line.lanes.rows.drop_lane(partition_of(stream, 1))
+
+    assert served(stream, ask)["score"] == expected["score"]
+    assert ask.reads == 1
+
+
+def with_stored_rows(stream: Stream) -> None:
+    """Customer 1 has had ten transactions, and the store knows."""
+    stream.take()
+    stream.send([transaction(i, 1, i * HOUR_MS, 20.0) for i in range(10)])
+    stream.write()
+
+
+def served(stream: Stream, ask: EventsAsk) -> dict[str, Any]:
+    """What a request of one event is told, after as many turns of the loop as that takes."""
     give_up_s = time.monotonic() + WITHIN_S
     while not ask.future.done() and time.monotonic() < give_up_s:
         stream.desk.answers.serve(stream.line, time.monotonic() * 1000)
-
-    assert ask.future.result(0)[0]["score"] == expected["score"]
-    assert ask.reads == 1
+    return ask.future.result(0)[0]
 
 
 def submitted(stream: Stream, asked: list[Event]) -> EventsAsk:
